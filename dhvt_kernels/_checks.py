@@ -1,0 +1,83 @@
+"""Validation shared by the public functions: every message states what was expected and what was found."""
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LABELS = (torch.int32,)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _show(tensor: Tensor) -> str:
+    return f"[{','.join(str(size) for size in tensor.shape)}] of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def check_tensors(**arguments: tuple[Tensor | None, str, tuple[torch.dtype, ...] | torch.dtype]) -> dict[str, int]:
+    """Check tensors against shapes in the notation of the docs, e.g. `features=(features, "B C H W", FLOATING)`.
+
+    Letters bind in the order of the arguments and must agree afterwards; digits are literal sizes. A tensor may be None
+    (an optional argument). All tensors must be on the device of the first. Returns the sizes by letter.
+
+    Raises:
+        TypeError: not a tensor, or another dtype.
+        ValueError: another number of dimensions, other sizes, or another device.
+    """
+    sizes: dict[str, int] = {}
+    device = None
+    for name, (tensor, shape, dtypes) in arguments.items():
+        if tensor is None:
+            continue
+        letters = shape.split()
+        notation = f"[{','.join(letters)}]"
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor {notation}; found {type(tensor).__name__}")
+        allowed = dtypes if isinstance(dtypes, tuple) else (dtypes,)
+        if tensor.dtype not in allowed:
+            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+            raise TypeError(f"{name}: expected {notation} of {wanted}; found {_show(tensor)}")
+        if tensor.dim() != len(letters):
+            raise ValueError(f"{name}: expected {notation}; found {_show(tensor)}")
+        for letter, size in zip(letters, tensor.shape, strict=True):
+            expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
+            if size != expected:
+                known = ",".join(str(sizes.get(other, other)) for other in letters)
+                raise ValueError(f"{name}: expected {notation} = [{known}]; found {_show(tensor)}")
+        if device is None:
+            device = tensor.device
+        elif tensor.device != device:
+            raise ValueError(f"{name}: expected device {device}; found {tensor.device}")
+    return sizes
+
+
+def check_int(name: str, value: int, minimum: int) -> int:
+    """An integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name}: expected an integer; found {type(value).__name__}")
+    if value < minimum:
+        raise ValueError(f"{name}: expected an integer >= {minimum}; found {value}")
+    return value
+
+
+def check_float(name: str, value: float, *, above: float | None = None, minimum: float | None = None) -> float:
+    """A finite number, greater than `above` or at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number; found {type(value).__name__}")
+    number = float(value)
+    bound = f" > {above:g}" if above is not None else f" >= {minimum:g}" if minimum is not None else ""
+    if not math.isfinite(number) or (above is not None and number <= above) or (minimum is not None and number < minimum):
+        raise ValueError(f"{name}: expected a finite number{bound}; found {number}")
+    return number
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """One of a few strings."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}; found {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""The public operators: documentation, validation, fake kernels and gradients."""

@@ -1,0 +1,76 @@
+"""What holds for every operator of the schema, whatever it computes."""
+
+import pytest
+import torch
+from grid import DTYPES, assert_close
+from samples import SAMPLES
+
+import dhvt_kernels
+from dhvt_kernels._schema import SCHEMAS, ops
+
+OPERATORS = sorted(SCHEMAS)
+
+
+def flat(outputs):
+    return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+
+def call(name, arguments):
+    return flat(getattr(ops, name)(*arguments))
+
+
+def test_every_operator_has_samples():
+    assert set(SAMPLES) == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_opcheck(name):
+    """Schema, fake kernel and dispatch agree with what the kernel does."""
+    for arguments in SAMPLES[name](torch.float32):
+        torch.library.opcheck(
+            getattr(ops, name).default, arguments, test_utils=("test_schema", "test_faketensor"), raise_exception=True
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_native_equals_reference_in_shape_dtype_and_value(name, dtype):
+    """The two backends promise the same outputs; floating values are held to float64 in the operator's own tests."""
+    for arguments in SAMPLES[name](dtype):
+        with dhvt_kernels.backend("native"):
+            native = call(name, arguments)
+        with dhvt_kernels.backend("reference"):
+            reference = call(name, arguments)
+        for index, (a, b) in enumerate(zip(native, reference, strict=True)):
+            assert a.shape == b.shape, f"output {index}"
+            assert a.dtype == b.dtype, f"output {index}"
+            if a.is_floating_point():
+                assert_close(a, b, dtype, scale=10)
+            else:
+                torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_bitwise_equal_for_any_number_of_threads(name):
+    arguments = SAMPLES[name](torch.float32)[0]
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for number in (1, 2, 3, 5, 1):
+            torch.set_num_threads(number)
+            results.append(call(name, arguments))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a.view(torch.uint8) if a.dim() else a, b.view(torch.uint8) if b.dim() else b)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_inputs_are_not_modified(name):
+    arguments = SAMPLES[name](torch.float32)[0]
+    before = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
+    call(name, arguments)
+    for a, b in zip(arguments, before, strict=True):
+        if isinstance(a, torch.Tensor):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
