@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,8 @@ native_error: str | None = _load()
 
 def _reference(name: str):  # type: ignore[no-untyped-def]
     """The plain PyTorch implementation of an operator, found by name in `reference/`."""
-    return getattr(importlib.import_module(".reference", __package__), name)
+    module = importlib.import_module(".reference", __package__)
+    return getattr(module, name, None) or (lambda *args: (_ for _ in ()).throw(RuntimeError(f"{name} missing")))  # TEMPORARY
 
 
 def supports(backend: str) -> str | None:
@@ -72,8 +74,10 @@ def backend(name: str) -> Iterator[None]:
         return
     override = torch.library.Library(NAMESPACE, "IMPL")
     try:
-        for operator in SCHEMAS:
-            override.impl(operator, _reference(operator), "CPU", allow_override=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*other operators may also be overridden", category=UserWarning)
+            for operator in SCHEMAS:
+                override.impl(operator, _reference(operator), "CPU", allow_override=True)
         yield
     finally:
         override._destroy()

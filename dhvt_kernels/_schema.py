@@ -46,11 +46,11 @@ SCHEMAS = {
     "Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, Tensor node_boundary)",
     "merge_tree_backward": "(Tensor grad_mean, Tensor grad_m2, Tensor parent, Tensor node_count, Tensor node_mean) "
     "-> (Tensor grad_leaf_mean, Tensor grad_leaf_m2)",
-    "tree_cut": "(Tensor likelihood, Tensor penalty, Tensor parent, str select, float strength, int max_tokens, "
+    "tree_cut": "(Tensor likelihood, Tensor penalty, Tensor parent, Tensor round, str select, float strength, int max_tokens, "
     "int lookahead, float min_gain, float selection_temperature) "
     "-> (Tensor segment, Tensor node, Tensor counts, Tensor strength, Tensor probability)",
-    "tree_cut_backward": "(Tensor grad_probability, Tensor likelihood, Tensor penalty, Tensor parent, Tensor strength, "
-    "float selection_temperature) -> (Tensor grad_likelihood, Tensor grad_penalty)",
+    "tree_cut_backward": "(Tensor grad_probability, Tensor likelihood, Tensor penalty, Tensor parent, Tensor round, "
+    "Tensor strength, float selection_temperature) -> (Tensor grad_likelihood, Tensor grad_penalty)",
     # Tokens. sum, gather and dot are the three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c].
     "segment_sum": "(Tensor features, Tensor labels, Tensor? weights, int num_segments) -> (Tensor sums, Tensor mass)",
     "segment_gather": "(Tensor values, Tensor labels, Tensor? weights, bool channels_last) -> Tensor",
