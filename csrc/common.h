@@ -70,6 +70,15 @@ inline Tensor zeros(std::initializer_list<int64_t> size, ScalarType type, const 
   return torch::stable::zero_(out);
 }
 
+// A [B,C,H,W] tensor of another dtype in the memory format of `like`.
+inline Tensor empty_image_like(const Tensor& like, ScalarType type) {
+  using torch::headeronly::MemoryFormat;
+  const bool channels_last = like.size(1) > 1 && like.stride(1) == 1;
+  const int64_t size[] = {like.size(0), like.size(1), like.size(2), like.size(3)};
+  return torch::stable::empty({size, 4}, type, std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
 template <typename T>
 const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());

@@ -1,0 +1,140 @@
+// Soft assignment at given centres, with the assignment itself as output.
+#include "soft_tile.h"
+
+namespace dhvt {
+namespace {
+
+void check_inputs(const Tensor& features, const Tensor& centers, const Tensor& positions,
+                  const std::optional<Tensor>& mass, const std::optional<Tensor>& mask,
+                  const std::optional<Tensor>& coefficients, int64_t cell) {
+  STD_TORCH_CHECK(features.dim() == 4 && cell > 0, "expected features [B,C,H,W] and a positive cell");
+  const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
+  const int64_t cells = CellGrid(height, width, cell).cells();
+  const ScalarType type = acc_type(features.scalar_type());
+  check(centers, "centers [B,L,C]", type, {batch, cells, features.size(1)});
+  check(positions, "positions [B,L,2]", type, {batch, cells, 2});
+  check(mass, "mass [B,L]", type, {batch, cells});
+  check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
+  check(coefficients, "coefficients [2]", type, {2});
+}
+
+// One task per row of cells. Reads the features once, writes 9 shares and a label per pixel.
+template <typename scalar_t, typename acc = acc_t<scalar_t>>
+void assign(const Tensor& features, const Tensor& centers, const Tensor& positions, const std::optional<Tensor>& mass,
+            const std::optional<Tensor>& mask, const Metric<acc>& metric, int64_t cell, const Tensor& assignment,
+            const Tensor& labels) {
+  const auto view = image_view<scalar_t>(features);
+  const auto out = mutable_image_view<scalar_t>(assignment);
+  const CellGrid grid(view.height, view.width, cell);
+  const int64_t cells = grid.cells(), pixels = view.height * view.width, channels = view.channels;
+  parallel(view.batch * grid.rows, [&](int64_t task) {
+    const int64_t b = task / grid.rows, row = task % grid.rows;
+    const CenterView<acc> center{data<acc>(centers) + b * cells * channels, data<acc>(positions) + b * cells * 2,
+                                 mass ? data<acc>(mass) + b * cells : nullptr, channels};
+    const bool* inside = mask ? data<bool>(mask) + b * pixels : nullptr;
+    int32_t* label = mutable_data<int32_t>(labels) + b * pixels;
+    Candidates<acc> candidates(channels);
+    Tile<acc> tile(channels + 2);
+    for (int64_t column = 0; column < grid.columns; ++column) {
+      candidates.prepare(center, grid, row, column, metric);
+      for_each_tile(grid, row, column, inside, tile, [&] {
+        load_tile(view, b, candidates, tile);
+        label_tile(candidates, grid, row * grid.columns + column, tile, label);
+        assign_tile(candidates, tile);
+        store_planes(out, b, tile, tile.weight[0]);
+      });
+    }
+  });
+}
+
+std::tuple<Tensor, Tensor> soft_assign(const Tensor& features, const Tensor& centers, const Tensor& positions,
+                                       const std::optional<Tensor>& mass, const std::optional<Tensor>& mask,
+                                       const std::optional<Tensor>& coefficients, int64_t cell, double compactness,
+                                       double temperature) {
+  check_inputs(features, centers, positions, mass, mask, coefficients, cell);
+  const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
+  Tensor assignment = empty({batch, kCandidates, height, width}, features.scalar_type(), features);
+  Tensor labels = empty({batch, height, width}, ScalarType::Int, features);
+  dispatch_floating(features.scalar_type(), "soft_assign", [&](auto tag) {
+    using scalar_t = typename decltype(tag)::type;
+    const auto metric = read_metric<acc_t<scalar_t>>(coefficients, compactness, temperature, cell);
+    assign<scalar_t>(features, dense(centers), dense(positions), dense(mass), dense(mask), metric, cell, assignment,
+                     labels);
+  });
+  return {assignment, labels};
+}
+
+// One task per row of cells: recomputes the assignment; then one task per row of centres gathers their gradients.
+template <typename scalar_t, typename acc = acc_t<scalar_t>>
+void assign_backward(const Tensor& grad_assignment, const Tensor& features, const Tensor& centers,
+                     const Tensor& positions, const std::optional<Tensor>& mass, const std::optional<Tensor>& mask,
+                     const Metric<acc>& metric, int64_t cell, const Tensor& grad_features, const Tensor& grad_centers,
+                     const Tensor& grad_positions, const Tensor& grad_coefficients) {
+  const auto view = image_view<scalar_t>(features), upstream = image_view<scalar_t>(grad_assignment);
+  const auto out = mutable_image_view<scalar_t>(grad_features);
+  const CellGrid grid(view.height, view.width, cell);
+  const int64_t cells = grid.cells(), pixels = view.height * view.width, channels = view.channels, dims = channels + 2;
+  std::vector<acc> partial(view.batch * cells * kCandidates * dims), coefficient(view.batch * grid.rows * 2);
+  parallel(view.batch * grid.rows, [&](int64_t task) {
+    const int64_t b = task / grid.rows, row = task % grid.rows;
+    const CenterView<acc> center{data<acc>(centers) + b * cells * channels, data<acc>(positions) + b * cells * 2,
+                                 mass ? data<acc>(mass) + b * cells : nullptr, channels};
+    const bool* inside = mask ? data<bool>(mask) + b * pixels : nullptr;
+    Candidates<acc> candidates(channels);
+    Tile<acc> tile(dims);
+    std::vector<acc> grad_planes(channels * kLanes), sums(kCandidates * (dims + 1));
+    acc grad_weight[kCandidates][kLanes];
+    for (int64_t column = 0; column < grid.columns; ++column) {
+      candidates.prepare(center, grid, row, column, metric);
+      std::fill(sums.begin(), sums.end(), acc(0));
+      for_each_tile(grid, row, column, inside, tile, [&] {
+        load_tile(view, b, candidates, tile);
+        assign_tile(candidates, tile);
+        load_planes(upstream, b, tile, grad_weight[0]);
+        std::fill(grad_planes.begin(), grad_planes.end(), acc(0));
+        assign_backward_tile(candidates, metric, tile, grad_weight, grad_planes.data(), sums.data());
+        store_planes(out, b, tile, grad_planes.data());
+      });
+      const int64_t own = b * cells + row * grid.columns + column;
+      center_gradient(candidates, metric, sums.data(), &partial[own * kCandidates * dims], &coefficient[task * 2]);
+    }
+  });
+  parallel(view.batch * grid.rows, [&](int64_t task) {
+    const int64_t b = task / grid.rows;
+    gather_centers(grid, &partial[b * cells * kCandidates * dims], dims, task % grid.rows, [&](int64_t j, const acc* sum) {
+      std::copy_n(sum, channels, mutable_data<acc>(grad_centers) + (b * cells + j) * channels);
+      std::copy_n(sum + channels, 2, mutable_data<acc>(grad_positions) + (b * cells + j) * 2);
+    });
+  });
+  acc* total = mutable_data<acc>(grad_coefficients);
+  for (size_t i = 0; i < coefficient.size(); ++i) total[i % 2] += coefficient[i];
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> soft_assign_backward(
+    const Tensor& grad_assignment, const Tensor& features, const Tensor& centers, const Tensor& positions,
+    const std::optional<Tensor>& mass, const std::optional<Tensor>& mask, const std::optional<Tensor>& coefficients,
+    int64_t cell, double compactness, double temperature) {
+  check_inputs(features, centers, positions, mass, mask, coefficients, cell);
+  const ScalarType type = features.scalar_type();
+  check(grad_assignment, "grad_assignment [B,9,H,W]", type,
+        {features.size(0), kCandidates, features.size(2), features.size(3)});
+  Tensor grad_features = torch::stable::empty_like(features);
+  Tensor grad_centers = empty({centers.size(0), centers.size(1), centers.size(2)}, acc_type(type), features);
+  Tensor grad_positions = empty({centers.size(0), centers.size(1), 2}, acc_type(type), features);
+  Tensor grad_coefficients = zeros({2}, acc_type(type), features);
+  dispatch_floating(type, "soft_assign_backward", [&](auto tag) {
+    using scalar_t = typename decltype(tag)::type;
+    const auto metric = read_metric<acc_t<scalar_t>>(coefficients, compactness, temperature, cell);
+    assign_backward<scalar_t>(grad_assignment, features, dense(centers), dense(positions), dense(mass), dense(mask),
+                              metric, cell, grad_features, grad_centers, grad_positions, grad_coefficients);
+  });
+  return {grad_features, grad_centers, grad_positions, grad_coefficients};
+}
+
+}  // namespace
+}  // namespace dhvt
+
+STABLE_TORCH_LIBRARY_IMPL(dhvt_kernels, CPU, m) {
+  m.impl("soft_assign", TORCH_BOX(&dhvt::soft_assign));
+  m.impl("soft_assign_backward", TORCH_BOX(&dhvt::soft_assign_backward));
+}

@@ -1,0 +1,301 @@
+// Soft clustering: iterations of assignment and update, from the cells' means. Saved for the backward: centres, positions and
+// masses of every iteration, nothing of the size of the image.
+#include "soft_tile.h"
+
+namespace dhvt {
+namespace {
+
+// State of one iteration: centers [I+1,B,L,C], positions [I+1,B,L,2], mass [I+1,B,L].
+template <typename acc>
+struct States {
+  acc *centers, *positions, *mass;
+  int64_t batch, cells, channels;
+
+  CenterView<acc> view(int64_t iteration, int64_t b) const {
+    const int64_t i = (iteration * batch + b) * cells;
+    return {centers + i * channels, positions + i * 2, mass + i, channels};
+  }
+};
+
+// One task per row of cells: mean and number of the pixels of each cell that take part. A cell without any has mass 0.
+template <typename scalar_t, typename acc = acc_t<scalar_t>>
+void initialize(const ImageView<const scalar_t>& view, const bool* mask, const CellGrid& grid,
+                const States<acc>& states) {
+  const int64_t channels = view.channels, cells = grid.cells(), pixels = view.height * view.width;
+  parallel(view.batch * grid.rows, [&](int64_t task) {
+    const int64_t b = task / grid.rows, row = task % grid.rows;
+    Candidates<acc> origin(channels);  // shift 0: plain features
+    Tile<acc> tile(channels + 2);
+    acc ones[kCandidates][kLanes] = {};
+    std::vector<acc> sums(kCandidates * (channels + 3));
+    for (int64_t column = 0; column < grid.columns; ++column) {
+      std::fill(sums.begin(), sums.end(), acc(0));
+      origin.origin_y = acc(row * grid.cell) + acc(grid.cell - 1) / 2;
+      origin.origin_x = acc(column * grid.cell) + acc(grid.cell - 1) / 2;
+      for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
+        load_tile(view, b, origin, tile);
+        std::copy_n(tile.usable.begin(), tile.padded, ones[0]);
+        accumulate(ones, tile.plane(0), channels + 2, tile.padded, sums.data());
+      });
+      const int64_t j = b * cells + row * grid.columns + column;
+      const acc scale = sums[0] > 0 ? acc(1) / sums[0] : acc(0);
+      states.mass[j] = sums[0];
+      for (int64_t c = 0; c < channels; ++c) states.centers[j * channels + c] = sums[c + 1] * scale;
+      states.positions[2 * j] = origin.origin_y + sums[channels + 1] * scale;
+      states.positions[2 * j + 1] = origin.origin_x + sums[channels + 2] * scale;
+    }
+  });
+}
+
+// One update: one task per row of cells for the partial sums [L,9,1+C+2], one per row of centres to gather them.
+template <typename scalar_t, typename acc = acc_t<scalar_t>>
+void update(const ImageView<const scalar_t>& view, const bool* mask, const CellGrid& grid, const Metric<acc>& metric,
+            const States<acc>& states, int64_t iteration, std::vector<acc>& partial) {
+  const int64_t channels = view.channels, dims = channels + 2, cells = grid.cells(), pixels = view.height * view.width;
+  const int64_t width = dims + 1;
+  parallel(view.batch * grid.rows, [&](int64_t task) {
+    const int64_t b = task / grid.rows, row = task % grid.rows;
+    const auto center = states.view(iteration, b);
+    Candidates<acc> candidates(channels);
+    Tile<acc> tile(dims);
+    for (int64_t column = 0; column < grid.columns; ++column) {
+      acc* sums = &partial[(b * cells + row * grid.columns + column) * kCandidates * width];
+      std::fill_n(sums, kCandidates * width, acc(0));
+      candidates.prepare(center, grid, row, column, metric);
+      for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
+        load_tile(view, b, candidates, tile);
+        assign_tile(candidates, tile);
+        accumulate(tile.weight, tile.plane(0), dims, tile.padded, sums);
+      });
+      // From sums relative to this cell to sums relative to each candidate's own cell, so that far positions stay exact.
+      for (int k = 0; k < kCandidates; ++k) {
+        acc* sum = sums + k * width;
+        for (int64_t c = 0; c < channels; ++c) sum[c + 1] += candidates.shift[c] * sum[0];
+        sum[channels + 1] -= acc((k / 3 - 1) * grid.cell) * sum[0];
+        sum[channels + 2] -= acc((k % 3 - 1) * grid.cell) * sum[0];
+      }
+    }
+  });
+  parallel(view.batch * grid.rows, [&](int64_t task) {
+    const int64_t b = task / grid.rows, row = task % grid.rows;
+    const auto before = states.view(iteration, b), after = states.view(iteration + 1, b);
+    gather_centers(grid, &partial[b * cells * kCandidates * width], width, row, [&](int64_t j, const acc* sum) {
+      acc* center = const_cast<acc*>(after.centers) + j * channels;
+      acc* position = const_cast<acc*>(after.positions) + j * 2;
+      const_cast<acc*>(after.mass)[j] = sum[0];
+      if (!(sum[0] > 0)) {
+        std::copy_n(before.centers + j * channels, channels, center);
+        std::copy_n(before.positions + j * 2, 2, position);
+        return;
+      }
+      for (int64_t c = 0; c < channels; ++c) center[c] = sum[c + 1] / sum[0];
+      position[0] = acc(j / grid.columns * grid.cell) + acc(grid.cell - 1) / 2 + sum[channels + 1] / sum[0];
+      position[1] = acc(j % grid.columns * grid.cell) + acc(grid.cell - 1) / 2 + sum[channels + 2] / sum[0];
+    });
+  });
+}
+
+// One task per row of cells: the hard labels at the last centres.
+template <typename scalar_t, typename acc = acc_t<scalar_t>>
+void label(const ImageView<const scalar_t>& view, const bool* mask, const CellGrid& grid, const Metric<acc>& metric,
+           const States<acc>& states, int64_t iteration, int32_t* labels) {
+  const int64_t channels = view.channels, pixels = view.height * view.width;
+  parallel(view.batch * grid.rows, [&](int64_t task) {
+    const int64_t b = task / grid.rows, row = task % grid.rows;
+    Candidates<acc> candidates(channels);
+    Tile<acc> tile(channels + 2);
+    for (int64_t column = 0; column < grid.columns; ++column) {
+      candidates.prepare(states.view(iteration, b), grid, row, column, metric);
+      for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
+        load_tile(view, b, candidates, tile);
+        label_tile(candidates, grid, row * grid.columns + column, tile, labels + b * pixels);
+      });
+    }
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster(const Tensor& features, const std::optional<Tensor>& mask,
+                                                        const std::optional<Tensor>& coefficients, int64_t cell,
+                                                        double compactness, double temperature, int64_t iterations) {
+  STD_TORCH_CHECK(features.dim() == 4 && cell > 0 && iterations >= 0, "soft_cluster: expected features [B,C,H,W]");
+  const int64_t batch = features.size(0), channels = features.size(1), height = features.size(2), width = features.size(3);
+  const ScalarType type = acc_type(features.scalar_type());
+  check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
+  check(coefficients, "coefficients [2]", type, {2});
+  const CellGrid grid(height, width, cell);
+  const int64_t cells = grid.cells();
+  Tensor centers = empty({iterations + 1, batch, cells, channels}, type, features);
+  Tensor positions = empty({iterations + 1, batch, cells, 2}, type, features);
+  Tensor mass = empty({iterations + 1, batch, cells}, type, features);
+  Tensor labels = empty({batch, height, width}, ScalarType::Int, features);
+  dispatch_floating(features.scalar_type(), "soft_cluster", [&](auto tag) {
+    using scalar_t = typename decltype(tag)::type;
+    using acc = acc_t<scalar_t>;
+    const auto view = image_view<scalar_t>(features);
+    const auto metric = read_metric<acc>(coefficients, compactness, temperature, cell);
+    const auto mask_ = dense(mask);
+    const bool* inside = data<bool>(mask_);
+    const States<acc> states{mutable_data<acc>(centers), mutable_data<acc>(positions), mutable_data<acc>(mass), batch,
+                             cells, channels};
+    initialize<scalar_t>(view, inside, grid, states);
+    std::vector<acc> partial(iterations > 0 ? batch * cells * kCandidates * (channels + 3) : 0);
+    for (int64_t i = 0; i < iterations; ++i) update<scalar_t>(view, inside, grid, metric, states, i, partial);
+    label<scalar_t>(view, inside, grid, metric, states, iterations, mutable_data<int32_t>(labels));
+  });
+  return {centers, positions, mass, labels};
+}
+
+// Gradient of one iteration's centres, masked by "mass > 0": out [9,1+C+2] per cell holds, for each candidate j,
+// (constant, vector) with d loss / d a_ij = constant + vector . x_i.
+template <typename acc>
+void assignment_gradient(const Candidates<acc>& candidates, const CenterView<acc>& after, const acc* grad_centers,
+                         const acc* grad_positions, const acc* grad_mass, acc* constant, acc* vectors) {
+  const int64_t dims = candidates.dims, channels = dims - 2;
+  for (int k = 0; k < kCandidates; ++k) {
+    const int64_t j = candidates.index[k];
+    acc* vector = vectors + k * dims;
+    constant[k] = 0;
+    std::fill_n(vector, dims, acc(0));
+    if (j < 0) continue;
+    constant[k] = grad_mass[j];
+    if (!(after.mass[j] > 0)) continue;
+    // mean = sum a g / sum a, so d mean / d a_i = (g_i - mean) / mass; x is g relative to the cell.
+    const acc scale = acc(1) / after.mass[j];
+    for (int64_t c = 0; c < channels; ++c) {
+      vector[c] = grad_centers[j * channels + c] * scale;
+      constant[k] += vector[c] * (candidates.shift[c] - after.centers[j * channels + c]);
+    }
+    vector[channels] = grad_positions[2 * j] * scale;
+    vector[channels + 1] = grad_positions[2 * j + 1] * scale;
+    constant[k] += vector[channels] * (candidates.origin_y - after.positions[2 * j]);
+    constant[k] += vector[channels + 1] * (candidates.origin_x - after.positions[2 * j + 1]);
+  }
+}
+
+// Walks the iterations backwards. Per iteration one task per row of cells recomputes the assignment and adds to the pixels'
+// gradient, and one per row of centres gathers the gradient of the centres before it.
+template <typename scalar_t, typename acc = acc_t<scalar_t>>
+void cluster_backward(const Tensor& features, const bool* mask, const Metric<acc>& metric, const CellGrid& grid,
+                      const States<acc>& states, int64_t iterations, bool last_only, std::vector<acc>& grad_centers,
+                      std::vector<acc>& grad_positions, std::vector<acc>& grad_mass, const Tensor& grad_features,
+                      acc* grad_coefficients) {
+  const auto view = image_view<scalar_t>(features);
+  const auto out = mutable_image_view<acc>(grad_features);
+  const int64_t channels = view.channels, dims = channels + 2, cells = grid.cells(), pixels = view.height * view.width;
+  const int64_t tasks = view.batch * grid.rows;
+  std::vector<acc> partial(view.batch * cells * kCandidates * dims), coefficient(tasks * 2);
+  const int64_t first = last_only ? std::max<int64_t>(iterations - 1, 0) : 0;
+  for (int64_t i = iterations - 1; i >= first; --i) {
+    parallel(tasks, [&](int64_t task) {
+      const int64_t b = task / grid.rows, row = task % grid.rows;
+      const auto before = states.view(i, b), after = states.view(i + 1, b);
+      Candidates<acc> candidates(channels);
+      Tile<acc> tile(dims);
+      std::vector<acc> grad_planes(channels * kLanes), sums(kCandidates * (dims + 1)), vectors(kCandidates * dims);
+      acc grad_weight[kCandidates][kLanes], constant[kCandidates];
+      for (int64_t column = 0; column < grid.columns; ++column) {
+        candidates.prepare(before, grid, row, column, metric);
+        assignment_gradient(candidates, after, &grad_centers[b * cells * channels], &grad_positions[b * cells * 2],
+                            &grad_mass[b * cells], constant, vectors.data());
+        std::fill(sums.begin(), sums.end(), acc(0));
+        for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
+          load_tile(view, b, candidates, tile);
+          assign_tile(candidates, tile);
+          affine(constant, vectors.data(), dims, tile.plane(0), tile.padded, grad_weight);
+          for (int64_t c = 0; c < channels; ++c)
+            for (int n = 0; n < tile.count; ++n)
+              grad_planes[c * kLanes + n] = out.pixel(b, tile.y[n], tile.x[n])[c * out.channel_stride];
+          spread(tile.weight, vectors.data(), dims, channels, tile.padded, grad_planes.data());
+          assign_backward_tile(candidates, metric, tile, grad_weight, grad_planes.data(), sums.data());
+          store_planes(out, b, tile, grad_planes.data());
+        });
+        const int64_t own = b * cells + row * grid.columns + column;
+        center_gradient(candidates, metric, sums.data(), &partial[own * kCandidates * dims], &coefficient[task * 2]);
+      }
+    });
+    parallel(tasks, [&](int64_t task) {
+      const int64_t b = task / grid.rows;
+      const acc* mass = states.view(i + 1, b).mass;
+      gather_centers(grid, &partial[b * cells * kCandidates * dims], dims, task % grid.rows, [&](int64_t j, const acc* sum) {
+        const int64_t at = b * cells + j;
+        const acc keep = mass[j] > 0 ? acc(0) : acc(1);  // a centre without mass was copied
+        for (int64_t c = 0; c < channels; ++c)
+          grad_centers[at * channels + c] = keep * grad_centers[at * channels + c] + sum[c];
+        for (int64_t c = 0; c < 2; ++c) grad_positions[at * 2 + c] = keep * grad_positions[at * 2 + c] + sum[channels + c];
+        grad_mass[at] = 0;  // the mass before only decides who is a candidate
+      });
+    });
+  }
+  for (size_t i = 0; i < coefficient.size(); ++i) grad_coefficients[i % 2] += coefficient[i];
+  if (last_only && iterations > 0) return;
+  // The cells' means.
+  parallel(tasks, [&](int64_t task) {
+    const int64_t b = task / grid.rows, row = task % grid.rows;
+    const acc* mass = states.view(0, b).mass;
+    Candidates<acc> origin(channels);
+    Tile<acc> tile(dims);
+    for (int64_t column = 0; column < grid.columns; ++column) {
+      const int64_t j = row * grid.columns + column;
+      if (!(mass[j] > 0)) continue;
+      for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
+        load_tile(view, b, origin, tile);
+        for (int64_t c = 0; c < channels; ++c) {
+          const acc share = grad_centers[(b * cells + j) * channels + c] / mass[j];
+          for (int n = 0; n < tile.count; ++n)
+            out.pixel(b, tile.y[n], tile.x[n])[c * out.channel_stride] += share * tile.usable[n];
+        }
+      });
+    }
+  });
+}
+
+template <typename acc>
+std::vector<acc> copied(const Tensor& tensor) {
+  const Tensor source = dense(tensor);
+  return {data<acc>(source), data<acc>(source) + source.numel()};
+}
+
+std::tuple<Tensor, Tensor> soft_cluster_backward(
+    const Tensor& grad_centers, const Tensor& grad_positions, const Tensor& grad_mass, const Tensor& features,
+    const std::optional<Tensor>& mask, const std::optional<Tensor>& coefficients, const Tensor& centers,
+    const Tensor& positions, const Tensor& mass, int64_t cell, double compactness, double temperature, bool last_only) {
+  STD_TORCH_CHECK(features.dim() == 4 && cell > 0, "soft_cluster_backward: expected features [B,C,H,W]");
+  const int64_t batch = features.size(0), channels = features.size(1), height = features.size(2), width = features.size(3);
+  const CellGrid grid(height, width, cell);
+  const int64_t cells = grid.cells(), saved = centers.size(0);
+  const ScalarType type = acc_type(features.scalar_type());
+  check(grad_centers, "grad_centers [B,L,C]", type, {batch, cells, channels});
+  check(grad_positions, "grad_positions [B,L,2]", type, {batch, cells, 2});
+  check(grad_mass, "grad_mass [B,L]", type, {batch, cells});
+  check(centers, "centers [I+1,B,L,C]", type, {saved, batch, cells, channels});
+  check(positions, "positions [I+1,B,L,2]", type, {saved, batch, cells, 2});
+  check(mass, "mass [I+1,B,L]", type, {saved, batch, cells});
+  check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
+  check(coefficients, "coefficients [2]", type, {2});
+  // Summed over the iterations, hence in the accumulation type; one cast at the end.
+  Tensor grad_features = empty_image_like(features, type);
+  torch::stable::zero_(grad_features);
+  Tensor grad_coefficients = zeros({2}, type, features);
+  dispatch_floating(features.scalar_type(), "soft_cluster_backward", [&](auto tag) {
+    using scalar_t = typename decltype(tag)::type;
+    using acc = acc_t<scalar_t>;
+    const auto metric = read_metric<acc>(coefficients, compactness, temperature, cell);
+    const auto mask_ = dense(mask);
+    const Tensor centers_ = dense(centers), positions_ = dense(positions), mass_ = dense(mass);
+    const States<acc> states{const_cast<acc*>(data<acc>(centers_)), const_cast<acc*>(data<acc>(positions_)),
+                             const_cast<acc*>(data<acc>(mass_)), batch, cells, channels};
+    auto grad_centers_ = copied<acc>(grad_centers), grad_positions_ = copied<acc>(grad_positions),
+         grad_mass_ = copied<acc>(grad_mass);
+    cluster_backward<scalar_t>(features, data<bool>(mask_), metric, grid, states, saved - 1, last_only, grad_centers_,
+                               grad_positions_, grad_mass_, grad_features, mutable_data<acc>(grad_coefficients));
+  });
+  return {torch::stable::to(grad_features, features.scalar_type()), grad_coefficients};
+}
+
+}  // namespace
+}  // namespace dhvt
+
+STABLE_TORCH_LIBRARY_IMPL(dhvt_kernels, CPU, m) {
+  m.impl("soft_cluster", TORCH_BOX(&dhvt::soft_cluster));
+  m.impl("soft_cluster_backward", TORCH_BOX(&dhvt::soft_cluster_backward));
+}
