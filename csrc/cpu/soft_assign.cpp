@@ -118,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_assign_backward(
   const ScalarType type = features.scalar_type();
   check(grad_assignment, "grad_assignment [B,9,H,W]", type,
         {features.size(0), kCandidates, features.size(2), features.size(3)});
-  Tensor grad_features = torch::stable::empty_like(features);
+  Tensor grad_features = empty_image_like(features, type);
   Tensor grad_centers = empty({centers.size(0), centers.size(1), centers.size(2)}, acc_type(type), features);
   Tensor grad_positions = empty({centers.size(0), centers.size(1), 2}, acc_type(type), features);
   Tensor grad_coefficients = zeros({2}, acc_type(type), features);

@@ -130,9 +130,17 @@ void load_planes(const ImageView<const scalar_t>& view, int64_t b, const Tile<ac
   }
 }
 
+// Zero for pixels that do not take part: their weight is 0, but 0 * NaN is not.
+template <typename acc>
+void clear_unused(const Tile<acc>& tile, int64_t dims, acc* planes) {
+  for (int64_t d = 0; d < dims; ++d)
+    for (int n = 0; n < tile.padded; ++n)
+      if (tile.usable[n] == 0) planes[d * kLanes + n] = 0;
+}
+
 // Loads a tile's features and positions relative to the cell, and decides which pixels take part.
 template <typename scalar_t, typename acc>
-void load_tile(const ImageView<const scalar_t>& view, int64_t b, const Candidates<acc>& candidates, Tile<acc>& tile) {
+DHVT_CLONES void load_tile(const ImageView<const scalar_t>& view, int64_t b, const Candidates<acc>& candidates, Tile<acc>& tile) {
   const int64_t channels = view.channels;
   load_planes(view, b, tile, tile.plane(0));
   acc squares[kLanes] = {};
@@ -157,17 +165,12 @@ void load_tile(const ImageView<const scalar_t>& view, int64_t b, const Candidate
     plane_y[n] = acc(tile.y[n]) - candidates.origin_y;
     plane_x[n] = acc(tile.x[n]) - candidates.origin_x;
   }
-  if (all) return;
-  for (int64_t d = 0; d < channels + 2; ++d) {
-    acc* plane = tile.plane(d);
-    for (int n = 0; n < tile.padded; ++n)
-      if (tile.usable[n] == 0) plane[n] = 0;
-  }
+  if (!all) clear_unused(tile, channels + 2, tile.plane(0));
 }
 
 // tile.weight = constant[k] + vector[k] . x for the nine candidates.
 template <typename acc>
-void affine(const acc* constant, const acc* vectors, int64_t dims, const acc* planes, int padded,
+DHVT_CLONES void affine(const acc* constant, const acc* vectors, int64_t dims, const acc* planes, int padded,
             acc (*out)[kLanes]) {
   for (int k = 0; k < kCandidates; ++k) {
     acc* row = out[k];
@@ -182,7 +185,7 @@ void affine(const acc* constant, const acc* vectors, int64_t dims, const acc* pl
 
 // tile.weight = the soft assignment of the loaded tile; 0 for pixels that do not take part.
 template <typename acc>
-void assign_tile(const Candidates<acc>& candidates, Tile<acc>& tile) {
+DHVT_CLONES void assign_tile(const Candidates<acc>& candidates, Tile<acc>& tile) {
   affine(candidates.bias.data(), candidates.coefficient.data(), candidates.dims, tile.plane(0), tile.padded,
          tile.weight);
   acc top[kLanes], sum[kLanes];
@@ -208,7 +211,7 @@ void assign_tile(const Candidates<acc>& candidates, Tile<acc>& tile) {
 
 // The hard labels of the loaded tile: the nearest candidate, own cell first, then lowest index; -1 outside the mask.
 template <typename acc>
-void label_tile(const Candidates<acc>& candidates, const CellGrid& grid, int64_t own, Tile<acc>& tile, int32_t* labels) {
+DHVT_CLONES void label_tile(const Candidates<acc>& candidates, const CellGrid& grid, int64_t own, Tile<acc>& tile, int32_t* labels) {
   affine(candidates.bias.data(), candidates.coefficient.data(), candidates.dims, tile.plane(0), tile.padded,
          tile.weight);
   acc best[kLanes];
@@ -232,7 +235,7 @@ void label_tile(const Candidates<acc>& candidates, const CellGrid& grid, int64_t
 
 // sums[k] += (sum_n weight[k][n], sum_n weight[k][n] * planes[d][n]): [9,1+dims].
 template <typename acc>
-void accumulate(const acc (*weight)[kLanes], const acc* planes, int64_t dims, int padded, acc* sums) {
+DHVT_CLONES void accumulate(const acc (*weight)[kLanes], const acc* planes, int64_t dims, int padded, acc* sums) {
   for (int k = 0; k < kCandidates; ++k) {
     const acc* row = weight[k];
     acc* out = sums + k * (dims + 1);
@@ -252,7 +255,7 @@ void accumulate(const acc (*weight)[kLanes], const acc* planes, int64_t dims, in
 
 // out[d][n] += sum_k factor[k][d] * weight[k][n].
 template <typename acc>
-void spread(const acc (*weight)[kLanes], const acc* factors, int64_t stride, int64_t dims, int padded, acc* out) {
+DHVT_CLONES void spread(const acc (*weight)[kLanes], const acc* factors, int64_t stride, int64_t dims, int padded, acc* out) {
   for (int64_t d = 0; d < dims; ++d) {
     acc* plane = out + d * kLanes;
     for (int k = 0; k < kCandidates; ++k) {
@@ -283,7 +286,7 @@ void gather_centers(const CellGrid& grid, const acc* partial, int64_t width, int
 // Backward of one assignment. In: the tile's features and assignment, and grad_weight = its gradient. Turns grad_weight into the
 // gradient of the logits and adds to grad_planes [C,64] (pixels' features) and to sums [9,1+C+2] (see center_gradient).
 template <typename acc>
-void assign_backward_tile(const Candidates<acc>& candidates, const Metric<acc>& metric, const Tile<acc>& tile,
+DHVT_CLONES void assign_backward_tile(const Candidates<acc>& candidates, const Metric<acc>& metric, const Tile<acc>& tile,
                           acc (*grad_weight)[kLanes], acc* grad_planes, acc* sums) {
   acc inner[kLanes];
   for (int n = 0; n < tile.padded; ++n) inner[n] = 0;
