@@ -23,7 +23,9 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX"), "c++", "g++", "clang++") if compiler):
-            print("dhvt_kernels: no C++ compiler found, so no kernels are built: the package runs on its PyTorch reference.")
+            print(
+                "dhvt_kernels: no C++ compiler found, so no kernels are built: the package runs on its PyTorch reference."
+            )
             return
         try:
             import torch
@@ -43,9 +45,11 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--install", str(build), "--prefix", str(Path(self.build_lib).resolve())], check=True)
 
     def copy_extensions_to_source(self) -> None:
-        """For editable installs and `build_ext --inplace`."""
+        """For editable installs and `build_ext --inplace`; a running process keeps the library it has mapped."""
         for built in self.get_outputs():
-            shutil.copy2(built, ROOT / "dhvt_kernels")
+            fresh = ROOT / "dhvt_kernels" / "_C.so.new"
+            shutil.copy2(built, fresh)
+            fresh.replace(fresh.with_suffix(""))
 
     def get_outputs(self) -> list[str]:
         library = Path(self.build_lib) / "dhvt_kernels" / "_C.so"

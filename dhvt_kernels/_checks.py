@@ -71,7 +71,11 @@ def check_float(name: str, value: float, *, above: float | None = None, minimum:
         raise TypeError(f"{name}: expected a number; found {type(value).__name__}")
     number = float(value)
     bound = f" > {above:g}" if above is not None else f" >= {minimum:g}" if minimum is not None else ""
-    if not math.isfinite(number) or (above is not None and number <= above) or (minimum is not None and number < minimum):
+    if (
+        not math.isfinite(number)
+        or (above is not None and number <= above)
+        or (minimum is not None and number < minimum)
+    ):
         raise ValueError(f"{name}: expected a finite number{bound}; found {number}")
     return number
 

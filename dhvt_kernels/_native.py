@@ -36,7 +36,9 @@ native_error: str | None = _load()
 def _reference(name: str):  # type: ignore[no-untyped-def]
     """The plain PyTorch implementation of an operator, found by name in `reference/`."""
     module = importlib.import_module(".reference", __package__)
-    return getattr(module, name, None) or (lambda *args: (_ for _ in ()).throw(RuntimeError(f"{name} missing")))  # TEMPORARY
+    return getattr(module, name, None) or (
+        lambda *args: (_ for _ in ()).throw(RuntimeError(f"{name} missing"))
+    )  # TEMPORARY
 
 
 def supports(backend: str) -> str | None:

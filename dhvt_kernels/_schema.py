@@ -35,8 +35,8 @@ SCHEMAS = {
     "-> (Tensor count, Tensor mean, Tensor m2, Tensor centroid, Tensor box, Tensor boundary)",
     "segment_moments_backward": "(Tensor grad_mean, Tensor grad_m2, Tensor features, Tensor labels, Tensor count, "
     "Tensor mean) -> Tensor",
-    "information_criterion": "(Tensor count, Tensor m2, Tensor boundary, Tensor num_pixels, str criterion, float noise, "
-    "float pixel_correlation) -> (Tensor likelihood, Tensor penalty)",
+    "information_criterion": "(Tensor count, Tensor m2, Tensor boundary, Tensor num_pixels, str criterion, "
+    "float noise, float pixel_correlation) -> (Tensor likelihood, Tensor penalty)",
     "information_criterion_backward": "(Tensor grad_likelihood, Tensor count, Tensor m2, float noise, "
     "float pixel_correlation) -> Tensor",
     # Hierarchy. depth = 0 merges to the root.
@@ -46,8 +46,8 @@ SCHEMAS = {
     "Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, Tensor node_boundary)",
     "merge_tree_backward": "(Tensor grad_mean, Tensor grad_m2, Tensor parent, Tensor node_count, Tensor node_mean) "
     "-> (Tensor grad_leaf_mean, Tensor grad_leaf_m2)",
-    "tree_cut": "(Tensor likelihood, Tensor penalty, Tensor parent, Tensor round, str select, float strength, int max_tokens, "
-    "int lookahead, float min_gain, float selection_temperature) "
+    "tree_cut": "(Tensor likelihood, Tensor penalty, Tensor parent, Tensor round, str select, float strength, "
+    "int max_tokens, int lookahead, float min_gain, float selection_temperature) "
     "-> (Tensor segment, Tensor node, Tensor counts, Tensor strength, Tensor probability)",
     "tree_cut_backward": "(Tensor grad_probability, Tensor likelihood, Tensor penalty, Tensor parent, Tensor round, "
     "Tensor strength, float selection_temperature) -> (Tensor grad_likelihood, Tensor grad_penalty)",

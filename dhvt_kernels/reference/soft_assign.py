@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .._checks import accumulation_dtype
 
@@ -99,7 +98,7 @@ def _pool(assignment: Tensor, index: Tensor, values: Tensor, cells: int) -> Tens
 
 def _initial(features: Tensor, mask: Tensor | None, cell: int) -> tuple[Tensor, Tensor, Tensor]:
     """Means, mean positions and numbers of the pixels of each cell that take part."""
-    batch, _, height, width = features.shape
+    batch = len(features)
     rows, columns = _grid(features, cell)
     usable = _usable(features, mask).to(features.dtype)[:, None]
     points = torch.cat([torch.where(usable > 0, features, 0), _positions(features).expand(batch, -1, -1, -1)], 1)
@@ -116,14 +115,20 @@ def _initial(features: Tensor, mask: Tensor | None, cell: int) -> tuple[Tensor, 
 
 
 def _update(
-    features: Tensor, state: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, metric: tuple[Tensor, Tensor], cell: int
+    features: Tensor,
+    state: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    metric: tuple[Tensor, Tensor],
+    cell: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One iteration: the weighted means of features and positions; a centre without mass keeps its values."""
     centers, positions, mass = state
     assignment, _, index = _assign(features, centers, positions, mass, mask, metric, cell)
     usable = _usable(features, mask)[:, None]
     ones = torch.ones_like(features[:, :1])
-    points = torch.cat([torch.where(usable, features, 0), _positions(features).expand(len(features), -1, -1, -1), ones], 1)
+    points = torch.cat(
+        [torch.where(usable, features, 0), _positions(features).expand(len(features), -1, -1, -1), ones], 1
+    )
     sums = _pool(assignment, index, points, centers.shape[1])
     new_mass = sums[..., -1]
     alive = new_mass[..., None] > 0

@@ -1,0 +1,61 @@
+"""What the three soft operators share: arguments, validation, layout of gradients."""
+
+import torch
+from torch import Tensor
+
+from .._checks import FLOATING, accumulation_dtype, check_float, check_int, check_tensors
+
+Scalar = float | Tensor
+
+
+def coefficients(compactness: Scalar, temperature: Scalar, features: Tensor) -> tuple[Tensor | None, float, float]:
+    """(coefficients, compactness, temperature): a tensor [2] if either is a tensor (learned), else plain numbers."""
+    if not isinstance(compactness, Tensor) and not isinstance(temperature, Tensor):
+        check_float("compactness", compactness, minimum=0)
+        check_float("temperature", temperature, above=0)
+        return None, float(compactness), float(temperature)
+    dtype = accumulation_dtype(features.dtype)
+    parts = []
+    for name, value in (("compactness", compactness), ("temperature", temperature)):
+        if not isinstance(value, Tensor):
+            value = features.new_full((), value, dtype=dtype)
+        if value.numel() != 1 or not value.is_floating_point() or value.device != features.device:
+            raise ValueError(
+                f"{name}: expected a number or a floating tensor with one element on {features.device}; "
+                f"found [{','.join(map(str, value.shape))}] of {value.dtype} on {value.device}"
+            )
+        parts.append(value.to(dtype).reshape(()))
+    return torch.stack(parts), 0.0, 1.0
+
+
+def check_clusters(
+    features: Tensor, cell: int, centers: Tensor, positions: Tensor, mass: Tensor | None, mask: Tensor | None
+) -> None:
+    """Features, and centres on the grid of cells that they imply."""
+    check_int("cell", cell, 1)
+    sizes = check_tensors(features=(features, "B C H W", FLOATING), mask=(mask, "B H W", torch.bool))
+    rows, columns = -(-sizes["H"] // cell), -(-sizes["W"] // cell)
+    accumulate = accumulation_dtype(features.dtype)
+    batch, channels, count = sizes["B"], sizes["C"], rows * columns
+    for name, tensor, shape in (
+        ("centers", centers, (batch, count, channels)),
+        ("positions", positions, (batch, count, 2)),
+        ("mass", mass, (batch, count)),
+    ):
+        if tensor is None:
+            continue
+        check_tensors(
+            features=(features, "B C H W", FLOATING), **{name: (tensor, "X L Y"[: 2 * len(shape) - 1], accumulate)}
+        )
+        if tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"{name}: expected {list(shape)}, one centre for each of the {rows} x {columns} cells of {cell} "
+                f"pixels; found {list(tensor.shape)}"
+            )
+
+
+def empty_image_like(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """As csrc/common.h: contiguous, or channels_last where `like` has its channels last."""
+    channels_last = like.shape[1] > 1 and like.stride(1) == 1
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(like.shape, dtype=dtype, device=like.device, memory_format=memory_format)
