@@ -1,0 +1,363 @@
+"""The command line: files of every kind go in, files and one line for each failure come out."""
+
+import inspect
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import dhvt_kernels as dk
+from dhvt_kernels import cli
+from dhvt_kernels.imaging import load_image, mean_colors, overlay
+
+FAST = ("--cell", "4", "--iterations", "2")
+OUTPUTS = ("_overlay.png", "_mean.png", ".svg", ".safetensors")
+
+
+@pytest.fixture
+def dhvt(capsys):
+    """Run the command; its exit code, what it printed, and the lines on standard error."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err.splitlines()
+
+    return run
+
+
+def picture(path, height=20, width=28, seed=0, mode="RGB", **options):
+    """Write a picture of smooth noise; its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
+    image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+    image.convert(mode).save(path, **options)
+    return path
+
+
+def outputs(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def expected(*names):
+    return sorted(name + end for name in names for end in OUTPUTS)
+
+
+def test_version():
+    command = [sys.executable, "-m", "dhvt_kernels.cli", "--version"]
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"dhvt_kernels {dk.__version__}\n"
+    )
+
+
+def test_info(dhvt):
+    code, text, errors = dhvt("info", "--json")
+    assert (code, errors) == (0, [])
+    facts = json.loads(text)
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["backends"]["reference"] is None
+    assert facts["backends"]["native CPU"] is None
+    assert facts["cpu"]["threads"] == torch.get_num_threads()
+    assert facts["build"]["library"].endswith("_C.so")
+    code, text, _ = dhvt("info")
+    assert code == 0
+    for word in ("native CPU", "available", "missing", torch.__version__):
+        assert word in text
+
+
+def test_info_names_the_reason(dhvt, monkeypatch):
+    monkeypatch.setattr("dhvt_kernels._native.native_error", "it was not built")
+    assert json.loads(dhvt("info", "--json")[1])["backends"]["native CPU"] == "it was not built"
+
+
+def test_defaults_are_those_of_the_tokenizer():
+    ours = inspect.signature(cli.tokenize).parameters
+    theirs = dict(inspect.signature(dk.Tokenizer).parameters)
+    # A module cannot be given in a shell; the other two have no meaning for pictures without gradients.
+    for name in ("features", "grad", "check_finite"):
+        del theirs[name]
+    assert {name: ours[name].default for name in theirs} == {name: theirs[name].default for name in theirs}
+
+
+def test_files(dhvt, tmp_path):
+    source = picture(tmp_path / "photo.png")
+    out = tmp_path / "out"
+    code, text, errors = dhvt("tokenize", source, "-o", out, *FAST, "--max-tokens", 7, "--patch-size", 5, "--grid", 3)
+    assert (code, errors) == (0, [])
+    assert outputs(out) == expected("photo")
+
+    image = load_image(source)
+    partition = dk.Tokenizer(cell=4, iterations=2, max_tokens=7)(image[None])
+    tokens = int(partition.counts[0])
+    assert 1 < tokens <= 7
+    torch.testing.assert_close(load_image(out / "photo_overlay.png"), overlay(image, partition))
+    torch.testing.assert_close(load_image(out / "photo_mean.png"), mean_colors(image, partition))
+    assert (out / "photo.svg").read_text() == dk.to_svg(image, partition)
+    assert f" {tokens} │" in text
+    assert f"{float(partition.cost[0]):,.0f}" in text
+
+    with safe_open(out / "photo.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["picture"] == "photo.png"
+    assert json.loads(metadata["tokenizer"])["max_tokens"] == 7
+    assert float(metadata["criterion_value"]) == float(partition.cost[0])
+
+    arrays = load_file(out / "photo.safetensors")
+    labels = arrays.pop("labels")
+    assert labels.dtype == torch.int32
+    torch.testing.assert_close(labels, partition.labels[0])
+    pixels = [image[:, labels == token].double() for token in range(tokens)]
+    places = [(labels == token).nonzero() for token in range(tokens)]
+    assert arrays.pop("count").tolist() == [len(place) for place in places]
+    means = torch.stack([values.mean(1) / 255 for values in pixels]).float()
+    torch.testing.assert_close(arrays.pop("mean_color"), means, rtol=0, atol=1e-5)
+    centroids = torch.stack([place.double().mean(0) for place in places]).float()
+    torch.testing.assert_close(arrays.pop("centroid"), centroids, rtol=0, atol=1e-4)
+    boxes = [[*place.amin(0).tolist(), *place.amax(0).tolist()] for place in places]
+    assert arrays.pop("box").tolist() == boxes
+    box = torch.tensor([boxes], dtype=torch.int32)
+    patches, masks = dk.token_patches(image[None].float(), partition.labels, box, size=5)
+    torch.testing.assert_close(arrays.pop("patches"), patches[0].round().byte())
+    torch.testing.assert_close(arrays.pop("masks"), (masks[0, :, 0] * 255).round().byte())
+    histogram = arrays.pop("position_histogram")
+    assert histogram.shape == (tokens, 3, 3)
+    torch.testing.assert_close(histogram.sum((1, 2)), torch.ones(tokens))
+    assert not arrays
+
+
+def test_options_reach_the_tokenizer(dhvt, tmp_path, monkeypatch):
+    given = {}
+
+    def tokenizer(**parameters):
+        given.update(parameters)
+        raise ValueError("stop here")
+
+    tokenizer.__signature__ = inspect.signature(dk.Tokenizer)
+    monkeypatch.setattr(cli, "Tokenizer", tokenizer)
+    wanted = {
+        "leaves": "pixels", "cell": 5, "iterations": 6, "compactness": 7.5, "temperature": 2.5, "smoothing": 0.25,
+        "distance": "ward", "merge_compactness": 0.5, "depth": 4, "criterion": "hqc", "noise": 3.5,
+        "pixel_correlation": 1.5, "strength": 1.25, "max_tokens": 9, "select": "greedy", "lookahead": 2,
+        "min_gain": 0.125, "selection_temperature": 0.75,
+    }  # fmt: skip
+    options = [text for name, value in wanted.items() for text in (f"--{name.replace('_', '-')}", value)]
+    code, _, errors = dhvt("tokenize", "x.png", "-o", tmp_path, *options)
+    assert (code, errors) == (2, ["dhvt: Invalid value: stop here"])
+    assert given == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cell", "0"], "cell: expected"),
+        (["--cell", "wide"], "'--cell'"),
+        (["--criterion", "best"], "'best' is not one of"),
+        (["--max-tokens", "0"], "max_tokens: expected"),
+        (["--temperature", "-1"], "temperature: expected"),
+        (["--depth", "0"], "depth: expected"),
+        (["--batch-size", "0"], "'--batch-size'"),
+        (["--device", "toaster"], "device: cannot use 'toaster'"),
+        (["--speed", "9"], "No such option"),
+    ],
+)
+def test_bad_parameters(dhvt, tmp_path, arguments, message):
+    code, text, errors = dhvt("tokenize", picture(tmp_path / "a.png"), "-o", tmp_path / "out", *arguments)
+    assert (code, text, len(errors)) == (2, "", 1)
+    assert message in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_arguments(dhvt, tmp_path):
+    for arguments in (["tokenize"], ["tokenize", "a.png"], ["tokenise"]):
+        code, _, errors = dhvt(*arguments)
+        assert (code, len(errors)) == (2, 1)
+    assert "Usage" in dhvt()[1]
+    (tmp_path / "file").touch()
+    code, _, errors = dhvt("tokenize", "a.png", "-o", tmp_path / "file")
+    assert (code, errors) == (2, [f"dhvt: Invalid value: {tmp_path / 'file'}: not a folder"])
+
+
+def test_one_bad_file_stops_no_other(dhvt, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    picture(source / "a_good.png")
+    whole = picture(source / "b_cut.jpg", 64, 64).read_bytes()
+    (source / "b_cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (source / "c_text.png").write_text("no picture")
+    picture(source / "d_good.png", seed=1)
+    (tmp_path / "empty").mkdir()
+    code, text, errors = dhvt("tokenize", tmp_path / "empty", source, tmp_path / "absent.png", "-o", out, *FAST)
+    assert code == 1
+    assert outputs(out) == expected("a_good", "d_good")
+    assert "2 in" in text
+    assert [line.partition(": ")[0] for line in sorted(errors)] == sorted(
+        str(tmp_path / name) for name in ("absent.png", "empty", "in/b_cut.jpg", "in/c_text.png")
+    )
+    assert f"{tmp_path / 'empty'}: no images in this folder" in errors
+    assert f"{tmp_path / 'absent.png'}: No such file or directory" in errors
+
+
+def test_only_bad_files(dhvt, tmp_path):
+    assert dhvt("tokenize", tmp_path / "absent.png", "-o", tmp_path / "out")[:2] == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "options"),
+    [
+        ("grey.png", "L", {}),
+        ("deep.tif", "I;16", {}),
+        ("bits.png", "1", {}),
+        ("clear.png", "RGBA", {}),
+        ("clear_grey.png", "LA", {}),
+        ("palette.gif", "P", {}),
+        ("print.jpg", "CMYK", {}),
+    ],
+)
+def test_every_kind_of_picture(dhvt, tmp_path, name, mode, options):
+    code, _, errors = dhvt("tokenize", picture(tmp_path / name, mode=mode, **options), "-o", tmp_path / "out", *FAST)
+    assert (code, errors) == (0, [])
+    stem = name.partition(".")[0]
+    labels = load_file(tmp_path / "out" / f"{stem}.safetensors")["labels"]
+    assert labels.shape == (20, 28)
+    assert load_image(tmp_path / "out" / f"{stem}_overlay.png").shape == (3, 20, 28)
+
+
+def test_rotated_photo(dhvt, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert dhvt("tokenize", picture(tmp_path / "a.jpg", exif=exif), "-o", tmp_path / "out", *FAST)[0] == 0
+    assert load_file(tmp_path / "out/a.safetensors")["labels"].shape == (28, 20)
+    assert load_image(tmp_path / "out/a_mean.png").shape == (3, 28, 20)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 2)])
+def test_tiny_pictures(dhvt, tmp_path, size):
+    code, _, errors = dhvt("tokenize", picture(tmp_path / "a.png", *size), "-o", tmp_path / "out")
+    assert (code, errors) == (0, [])
+    arrays = load_file(tmp_path / "out/a.safetensors")
+    assert arrays["labels"].shape == size
+    assert arrays["count"].sum() == size[0] * size[1]
+
+
+def test_folders_keep_their_structure(dhvt, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png", "b/a.png", "b/a.jpg", "c/a.png"):
+        picture(source / name)
+    code, _, errors = dhvt(
+        "tokenize", source, source / "b" / "a.png", "-o", out, *FAST
+    )  # the last one is known already
+    assert (code, errors) == (0, [])
+    assert outputs(out) == expected("a", "b/a", "b/a-2", "c/a")
+
+
+def test_equal_names_from_different_folders(dhvt, tmp_path):
+    files = [picture(tmp_path / folder / "a.png", seed=seed) for seed, folder in enumerate("xyz")]
+    assert dhvt("tokenize", *files, "-o", tmp_path / "out", *FAST)[0] == 0
+    assert outputs(tmp_path / "out") == expected("a", "a-2", "a-3")
+    for file, name in zip(files, ("a", "a-2", "a-3"), strict=True):
+        single = dk.Tokenizer(cell=4, iterations=2)(load_image(file)[None])
+        torch.testing.assert_close(load_file(tmp_path / f"out/{name}.safetensors")["labels"], single.labels[0])
+
+
+def test_results_are_no_input(dhvt, tmp_path):
+    picture(tmp_path / "a.png")
+    for _ in range(2):
+        assert dhvt("tokenize", tmp_path, "-o", tmp_path / "out", *FAST)[0] == 0
+        assert outputs(tmp_path / "out") == expected("a")
+
+
+def test_a_picture_is_never_overwritten(dhvt, tmp_path):
+    first, second = picture(tmp_path / "a.png"), picture(tmp_path / "a_mean.png", seed=1)
+    before = second.read_bytes()
+    code, _, errors = dhvt("tokenize", first, second, "-o", tmp_path, *FAST)
+    assert code == 1
+    assert second.read_bytes() == before
+    assert errors == [f"{first}: the results would overwrite {second}; choose another output folder"]
+    assert (tmp_path / "a_mean_mean.png").exists()
+
+
+def test_batches_group_equal_sizes(dhvt, tmp_path, monkeypatch):
+    for index in range(7):
+        picture(tmp_path / f"in/{index}.png", width=28 if index % 2 else 24, seed=index)
+    shapes = []
+    run = cli._run
+    monkeypatch.setattr(
+        cli, "_run", lambda tokenizer, images: shapes.append(tuple(images.shape)) or run(tokenizer, images)
+    )
+    code, text, _ = dhvt("tokenize", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", 2, *FAST)
+    assert code == 0
+    assert sorted(shapes) == [(1, 3, 20, 28), (2, 3, 20, 24), (2, 3, 20, 24), (2, 3, 20, 28)]
+    rows = [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")]
+    assert rows[:7] == [str(index) for index in range(7)]
+    # A batch gives what its pictures give alone.
+    for index in range(7):
+        single = dk.Tokenizer(cell=4, iterations=2)(load_image(tmp_path / f"in/{index}.png")[None])
+        torch.testing.assert_close(load_file(tmp_path / f"out/{index}.safetensors")["labels"], single.labels[0])
+
+
+def test_batches_are_bounded_in_pixels(dhvt, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "BATCH_PIXELS", 20 * 28 * 2)
+    for index in range(12):
+        picture(tmp_path / f"in/{index:02}.png", width=28 + index % 6, seed=index)
+    shapes = []
+    run = cli._run
+    monkeypatch.setattr(
+        cli, "_run", lambda tokenizer, images: shapes.append(tuple(images.shape)) or run(tokenizer, images)
+    )
+    assert dhvt("tokenize", tmp_path / "in", "-o", tmp_path / "out", *FAST)[0] == 0
+    assert sum(shape[0] for shape in shapes) == 12
+    assert max(shape[0] * shape[2] * shape[3] for shape in shapes) <= cli.BATCH_PIXELS
+
+
+def test_a_failing_batch_is_reported_and_left_out(dhvt, tmp_path, monkeypatch):
+    picture(tmp_path / "in/a.png", width=24)
+    picture(tmp_path / "in/b.png", width=28)
+    run = cli._run
+
+    def out_of_memory(tokenizer, images):
+        if images.shape[3] == 24:
+            raise RuntimeError("no memory\nleft")
+        return run(tokenizer, images)
+
+    monkeypatch.setattr(cli, "_run", out_of_memory)
+    code, _, errors = dhvt("tokenize", tmp_path / "in", "-o", tmp_path / "out", *FAST)
+    assert (code, errors) == (1, [f"{tmp_path / 'in/a.png'}: no memory left"])
+    assert outputs(tmp_path / "out") == expected("b")
+
+
+def test_many_tokens_leave_out_the_patches(dhvt, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "PATCH_SAMPLES", 3 * 16**2)
+    source = picture(tmp_path / "a.png")
+    code, _, errors = dhvt("tokenize", source, "-o", tmp_path / "out", "--depth", 1, *FAST)
+    assert code == 0
+    assert len(errors) == 1
+    assert "patches and histograms are not written" in errors[0]
+    assert set(load_file(tmp_path / "out/a.safetensors")) == {"labels", "count", "mean_color", "centroid", "box"}
+
+
+def test_long_summaries_are_cut(dhvt, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "TABLE_ROWS", 2)
+    for index in range(5):
+        picture(tmp_path / f"in/{index}.png", 6, 6)
+    text = dhvt("tokenize", tmp_path / "in", "-o", tmp_path / "out", *FAST)[1]
+    assert "... and 3 more" in text
+    assert "5 in" in text
+
+
+@pytest.mark.slow
+def test_eighty_megapixels(dhvt, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 250, 3), np.uint8)
+    source = tmp_path / "map.png"
+    Image.fromarray(noise).resize((10_000, 8_000), Image.Resampling.BICUBIC).save(source, compress_level=1)
+    code, text, errors = dhvt("tokenize", source, "-o", tmp_path / "out")
+    assert code == 0
+    assert "10000 x 8000" in text
+    assert outputs(tmp_path / "out") == expected("map")
+    assert load_file(tmp_path / "out/map.safetensors")["count"].sum() == 80_000_000
+    assert len(errors) <= 1
