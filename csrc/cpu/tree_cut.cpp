@@ -1,0 +1,285 @@
+// The cut of least cost through a tree, its budget, and the probabilities of the relaxed cut with their gradients.
+#include "../tree_cut.h"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+#include "common.h"
+
+namespace dhvt {
+namespace {
+
+// One image's tree, brought into order: parent -1 for roots, likelihoods finite. Leaves are the first L of V nodes.
+struct CutTree {
+  int64_t leaves, nodes;
+  std::vector<int64_t> parent;
+  std::vector<char> used, finite;  // finite: the likelihood is the caller's
+  std::vector<double> likelihood, penalty;
+
+  template <typename T>
+  CutTree(int64_t nodes, const T* likelihood_in, const T* penalty_in, const int32_t* parent_in, const int32_t* round)
+      : leaves((nodes + 1) / 2), nodes(nodes), parent(nodes), used(nodes), finite(nodes), likelihood(nodes), penalty(nodes) {
+    std::vector<double> children(nodes, 0.0);
+    for (int64_t v = 0; v < nodes; ++v) {
+      parent[v] = -1;
+      if (v < leaves) used[v] = round[v] >= 0;
+      if (!used[v]) continue;  // an internal node is used once a used child has said so
+      parent[v] = valid_parent(parent_in, round, leaves, nodes, v);
+      finite[v] = std::isfinite(double(likelihood_in[v]));
+      likelihood[v] = finite[v] ? double(likelihood_in[v]) : v < leaves ? 0.0 : children[v] + kNonFiniteCost;
+      penalty[v] = std::isfinite(double(penalty_in[v])) ? double(penalty_in[v]) : 0.0;
+      if (parent[v] < 0) continue;
+      used[parent[v]] = true;
+      children[parent[v]] += likelihood[v];
+    }
+  }
+
+  double cost(int64_t v, double strength) const { return node_cost(likelihood[v], penalty[v], strength); }
+};
+
+// The dynamic program of one tree; its scratch is reused for every strength.
+struct Cut {
+  const CutTree& tree;
+  std::vector<double> cost, below, best;  // cost of the node; the sum of its children's best; the lesser of the two
+  std::vector<double> scratch;
+  std::vector<char> kept;  // the node ends a walk down from the roots
+
+  explicit Cut(const CutTree& tree)
+      : tree(tree), cost(tree.nodes), below(tree.nodes), best(tree.nodes), scratch(tree.nodes), kept(tree.nodes) {}
+
+  void costs(double strength) {
+    for (int64_t v = 0; v < tree.nodes; ++v) cost[v] = tree.used[v] ? tree.cost(v, strength) : 0.0;
+  }
+
+  // best(v) = min(cost(v), sum of best(children)), children before parents. Ties keep the parent: fewer tokens.
+  void optimal(double strength) {
+    costs(strength);
+    std::fill(below.begin(), below.end(), 0.0);
+    for (int64_t v = 0; v < tree.nodes; ++v) {
+      if (!tree.used[v]) continue;
+      kept[v] = v < tree.leaves || !(below[v] < cost[v]);
+      best[v] = kept[v] ? cost[v] : below[v];
+      if (tree.parent[v] >= 0) below[tree.parent[v]] += best[v];
+    }
+  }
+
+  void sum_children(const std::vector<double>& values, std::vector<double>& sums) const {
+    std::fill(sums.begin(), sums.end(), 0.0);
+    for (int64_t v = 0; v < tree.nodes; ++v)
+      if (tree.used[v] && tree.parent[v] >= 0) sums[tree.parent[v]] += values[v];
+  }
+
+  // A node is split while its best cut within `lookahead` generations gains more than min_gain.
+  void greedy(double strength, int64_t lookahead, double min_gain) {
+    costs(strength);
+    best = cost;
+    for (int64_t g = 1; g < lookahead; ++g) {
+      sum_children(best, scratch);
+      bool changed = false;
+      for (int64_t v = tree.leaves; v < tree.nodes; ++v) {
+        if (!tree.used[v]) continue;
+        const double value = scratch[v] < cost[v] ? scratch[v] : cost[v];
+        changed |= value != best[v];
+        best[v] = value;
+      }
+      if (!changed) break;  // deeper than the tree
+    }
+    sum_children(best, scratch);
+    for (int64_t v = 0; v < tree.nodes; ++v) kept[v] = v < tree.leaves || !(cost[v] - scratch[v] > min_gain);
+  }
+
+  // The number of segments: nodes that are kept and below none that is. `open` marks the nodes above the cut.
+  int64_t count() {
+    int64_t segments = 0;
+    std::vector<char>& open = open_;
+    open.resize(tree.nodes);
+    for (int64_t v = tree.nodes - 1; v >= 0; --v) {
+      const bool reached = tree.used[v] && (tree.parent[v] < 0 || open[tree.parent[v]]);
+      open[v] = reached && !kept[v];
+      segments += reached && kept[v];
+    }
+    return segments;
+  }
+
+ private:
+  std::vector<char> open_;
+};
+
+struct CutOptions {
+  bool greedy;
+  float strength;
+  int64_t max_tokens;  // 0: no budget
+  int64_t lookahead;
+  double min_gain, temperature;
+};
+
+// The least strength, as a float32, whose cut holds the budget: non-negative floats are ordered as their bits are, so 31
+// halvings find it. Leaves that cut in `cut.kept`.
+float choose(Cut& cut, const CutOptions& options) {
+  const auto holds = [&](float strength) {
+    if (options.greedy)
+      cut.greedy(strength, options.lookahead, options.min_gain);
+    else
+      cut.optimal(strength);
+    return options.max_tokens <= 0 || cut.count() <= options.max_tokens;
+  };
+  if (holds(options.strength)) return options.strength;
+  constexpr float largest = std::numeric_limits<float>::max();
+  if (!holds(largest)) {
+    std::fill(cut.kept.begin(), cut.kept.end(), 1);  // the roots
+    return largest;
+  }
+  uint32_t low = std::bit_cast<uint32_t>(options.strength), high = std::bit_cast<uint32_t>(largest);
+  while (high - low > 1) {
+    const uint32_t middle = low + (high - low) / 2;
+    (holds(std::bit_cast<float>(middle)) ? high : low) = middle;
+  }
+  holds(std::bit_cast<float>(high));
+  return std::bit_cast<float>(high);
+}
+
+// One task per image: segment [L], node [L], counts and strength one number, probability [V].
+template <typename T>
+void cut_image(const CutTree& tree, const CutOptions& options, int32_t* segment, int32_t* node, int32_t* count,
+               float* strength, T* probability) {
+  Cut cut(tree);
+  *strength = choose(cut, options);
+  // The node of the cut above each node, from the roots down.
+  std::vector<int64_t> owner(tree.nodes, -1);
+  for (int64_t v = tree.nodes - 1; v >= 0; --v) {
+    if (!tree.used[v]) continue;
+    const int64_t above = tree.parent[v] >= 0 ? owner[tree.parent[v]] : -1;
+    owner[v] = above >= 0 ? above : cut.kept[v] ? v : -1;
+  }
+  std::vector<int32_t> id(tree.nodes, -1);
+  int32_t next = 0;
+  std::fill_n(node, tree.leaves, -1);
+  for (int64_t leaf = 0; leaf < tree.leaves; ++leaf) {
+    segment[leaf] = -1;
+    if (!tree.used[leaf]) continue;
+    const int64_t v = owner[leaf];
+    if (id[v] < 0) {
+      id[v] = next;
+      node[next++] = static_cast<int32_t>(v);
+    }
+    segment[leaf] = id[v];
+  }
+  *count = next;
+  // The relaxed cut: reach = probability that every ancestor is split.
+  cut.optimal(*strength);
+  std::vector<double> reach(tree.nodes, 0.0);
+  for (int64_t v = tree.nodes - 1; v >= 0; --v) {
+    probability[v] = T(0);
+    if (!tree.used[v]) continue;
+    const int64_t p = tree.parent[v];
+    reach[v] = p < 0 ? 1.0 : reach[p] * sigmoid((cut.cost[p] - cut.below[p]) / options.temperature);
+    const double stays = v < tree.leaves ? 1.0 : sigmoid((cut.below[v] - cut.cost[v]) / options.temperature);
+    probability[v] = T(stays * reach[v]);
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tree_cut(const Tensor& likelihood, const Tensor& penalty,
+                                                            const Tensor& parent, const Tensor& round,
+                                                            std::string select, double strength, int64_t max_tokens,
+                                                            int64_t lookahead, double min_gain,
+                                                            double selection_temperature) {
+  check(parent, "parent [B,V]", ScalarType::Int, {-1, -1});
+  const ScalarType type = likelihood.scalar_type();
+  const int64_t batch = parent.size(0), nodes = parent.size(1), leaves = (nodes + 1) / 2;
+  check(likelihood, "likelihood [B,V]", type, {batch, nodes});
+  check(penalty, "penalty [B,V]", type, {batch, nodes});
+  check(round, "round [B,V]", ScalarType::Int, {batch, nodes});
+  STD_TORCH_CHECK(select == "optimal" || select == "greedy", "tree_cut: unknown selection ", select);
+  STD_TORCH_CHECK(strength >= 0 && strength <= std::numeric_limits<float>::max(),
+                  "tree_cut: strength must be a float32 number >= 0");
+  const Tensor l = dense(likelihood), q = dense(penalty), p = dense(parent), r = dense(round);
+  Tensor segment = empty({batch, leaves}, ScalarType::Int, parent);
+  Tensor node = empty({batch, leaves}, ScalarType::Int, parent);
+  Tensor counts = empty({batch}, ScalarType::Int, parent);
+  Tensor used_strength = empty({batch}, ScalarType::Float, parent);
+  Tensor probability = empty({batch, nodes}, type, parent);
+  // + 0.0 turns -0 into 0: the bits of a budget's search start there.
+  const CutOptions options{select == "greedy", static_cast<float>(strength) + 0.0f, max_tokens, lookahead, min_gain,
+                           selection_temperature};
+  dispatch_accumulation(type, "tree_cut", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    parallel(batch, [&](int64_t b) {
+      const int64_t o = b * nodes;
+      const CutTree tree(nodes, data<T>(l) + o, data<T>(q) + o, data<int32_t>(p) + o, data<int32_t>(r) + o);
+      cut_image(tree, options, mutable_data<int32_t>(segment) + b * leaves, mutable_data<int32_t>(node) + b * leaves,
+                mutable_data<int32_t>(counts) + b, mutable_data<float>(used_strength) + b,
+                mutable_data<T>(probability) + o);
+    });
+  });
+  return {segment, node, counts, used_strength, probability};
+}
+
+// One image. Upwards: the derivative to `reach`, and so to each node's sigmoid; downwards: through best(v) by its argmin.
+template <typename T>
+void cut_image_backward(const CutTree& tree, double strength, double temperature, const T* grad, T* grad_likelihood,
+                        T* grad_penalty) {
+  Cut cut(tree);
+  cut.optimal(strength);
+  const int64_t nodes = tree.nodes;
+  std::vector<double> reach(nodes, 0.0), split(nodes, 0.0), grad_reach(nodes, 0.0), grad_gap(nodes, 0.0);
+  for (int64_t v = nodes - 1; v >= 0; --v) {
+    if (!tree.used[v]) continue;
+    const int64_t p = tree.parent[v];
+    reach[v] = p < 0 ? 1.0 : reach[p] * split[p];
+    split[v] = v < tree.leaves ? 0.0 : sigmoid((cut.cost[v] - cut.below[v]) / temperature);
+  }
+  std::vector<double> grad_below(nodes, 0.0);  // sum of the children's derivatives to reach
+  for (int64_t v = 0; v < nodes; ++v) {
+    if (!tree.used[v]) continue;
+    const double stays = v < tree.leaves ? 1.0 : sigmoid((cut.below[v] - cut.cost[v]) / temperature);
+    grad_reach[v] = double(grad[v]) * stays + split[v] * grad_below[v];
+    grad_gap[v] = reach[v] * (double(grad[v]) - grad_below[v]) * stays * split[v] / temperature;
+    if (tree.parent[v] >= 0) grad_below[tree.parent[v]] += grad_reach[v];
+  }
+  std::vector<double> grad_best(nodes, 0.0);
+  for (int64_t v = nodes - 1; v >= 0; --v) {
+    grad_likelihood[v] = grad_penalty[v] = T(0);
+    if (!tree.used[v]) continue;
+    const int64_t p = tree.parent[v];
+    if (p >= 0) grad_best[v] = grad_gap[p] + (cut.kept[p] ? 0.0 : grad_best[p]);
+    const double grad_cost = (cut.kept[v] ? grad_best[v] : 0.0) - grad_gap[v];
+    grad_likelihood[v] = T(tree.finite[v] ? grad_cost : 0.0);
+    grad_penalty[v] = T(strength * grad_cost);
+  }
+}
+
+std::tuple<Tensor, Tensor> tree_cut_backward(const Tensor& grad_probability, const Tensor& likelihood,
+                                             const Tensor& penalty, const Tensor& parent, const Tensor& round,
+                                             const Tensor& strength, double selection_temperature) {
+  check(parent, "parent [B,V]", ScalarType::Int, {-1, -1});
+  const ScalarType type = likelihood.scalar_type();
+  const int64_t batch = parent.size(0), nodes = parent.size(1);
+  check(grad_probability, "grad_probability [B,V]", type, {batch, nodes});
+  check(likelihood, "likelihood [B,V]", type, {batch, nodes});
+  check(penalty, "penalty [B,V]", type, {batch, nodes});
+  check(round, "round [B,V]", ScalarType::Int, {batch, nodes});
+  check(strength, "strength [B]", ScalarType::Float, {batch});
+  const Tensor g = dense(grad_probability), l = dense(likelihood), q = dense(penalty), p = dense(parent),
+               r = dense(round), s = dense(strength);
+  Tensor grad_likelihood = empty({batch, nodes}, type, parent);
+  Tensor grad_penalty = empty({batch, nodes}, type, parent);
+  dispatch_accumulation(type, "tree_cut_backward", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    parallel(batch, [&](int64_t b) {
+      const int64_t o = b * nodes;
+      const CutTree tree(nodes, data<T>(l) + o, data<T>(q) + o, data<int32_t>(p) + o, data<int32_t>(r) + o);
+      cut_image_backward(tree, data<float>(s)[b], selection_temperature, data<T>(g) + o,
+                         mutable_data<T>(grad_likelihood) + o, mutable_data<T>(grad_penalty) + o);
+    });
+  });
+  return {grad_likelihood, grad_penalty};
+}
+
+}  // namespace
+}  // namespace dhvt
+
+STABLE_TORCH_LIBRARY_IMPL(dhvt_kernels, CPU, m) {
+  m.impl("tree_cut", TORCH_BOX(&dhvt::tree_cut));
+  m.impl("tree_cut_backward", TORCH_BOX(&dhvt::tree_cut_backward));
+}

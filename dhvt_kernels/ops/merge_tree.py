@@ -1,0 +1,167 @@
+"""Merging of a region graph into a binary tree."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.library import register_fake
+
+from .._checks import check_choice, check_float, check_int, check_tensors
+from .._schema import ops
+from .segment_moments import Moments
+
+DISTANCES = ("ward_length", "ward", "feature")
+
+
+class MergeTree(NamedTuple):
+    """A binary tree per image: V = 2 L - 1 node slots, the L leaves first, then merges in the order in which they happen."""
+
+    #: Parent of each node, always above it: int32 [B,V]; -1 for roots and unused slots.
+    parent: Tensor
+    #: 0 for leaves, the round of merging (from 1) for inner nodes, -1 for unused slots: int32 [B,V].
+    round: Tensor
+    #: Statistics of the pixels of each node, `Moments` of shape [B,V,...]; those of an empty segment in unused slots.
+    moments: Moments
+
+
+@register_fake("dhvt_kernels::merge_tree")
+def _(
+    count: Tensor,
+    mean: Tensor,
+    m2: Tensor,
+    centroid: Tensor,
+    box: Tensor,
+    boundary: Tensor,
+    edges: Tensor,
+    lengths: Tensor,
+    distance: str,
+    compactness: float,
+    depth: int,
+) -> tuple[Tensor, ...]:
+    batch, leaves, channels = mean.shape
+    nodes = max(2 * leaves - 1, 0)
+    return (
+        count.new_empty(batch, nodes),
+        count.new_empty(batch, nodes),
+        count.new_empty(batch, nodes),
+        mean.new_empty(batch, nodes, channels),
+        mean.new_empty(batch, nodes, channels),
+        mean.new_empty(batch, nodes, 2),
+        count.new_empty(batch, nodes, 4),
+        count.new_empty(batch, nodes),
+    )
+
+
+@register_fake("dhvt_kernels::merge_tree_backward")
+def _(
+    grad_mean: Tensor, grad_m2: Tensor, parent: Tensor, node_count: Tensor, node_mean: Tensor
+) -> tuple[Tensor, Tensor]:
+    batch, nodes, channels = node_mean.shape
+    shape = (batch, (nodes + 1) // 2, channels)
+    return node_mean.new_empty(shape), node_mean.new_empty(shape)
+
+
+class _MergeTree(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, m2: Tensor, *others: Any) -> tuple[Tensor, ...]:
+        count, rest = others[0], others[1:]
+        outputs = ops.merge_tree(count, mean, m2, *rest)
+        parent, _, node_count, node_mean, node_m2 = outputs[:5]
+        ctx.save_for_backward(parent, node_count, node_mean)
+        ctx.mark_non_differentiable(*(output for output in outputs if output is not node_mean and output is not node_m2))
+        return tuple(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_mean, grad_m2 = ops.merge_tree_backward(grads[3], grads[4], *ctx.saved_tensors)
+        return grad_mean, grad_m2, *(None,) * 9
+
+
+def merge_tree(
+    moments: Moments,
+    edges: Tensor,
+    lengths: Tensor,
+    *,
+    distance: str = "ward_length",
+    compactness: float = 0.0,
+    depth: int | None = None,
+) -> MergeTree:
+    """Merge neighbouring regions, round by round, into a binary tree.
+
+    In each round every region u picks the neighbour v of least ``(D(u, v), node of v)``; none declines. The picked pairs
+    merge two by two in the order ``(D, lower node, higher node)``, each making a new node, and the connected groups are
+    the next round's regions. The distances are those at the beginning of the round, with
+    ``S = |mean_u - mean_v|^2``, n the pixel counts and l_uv the length of the common boundary::
+
+        feature:      D = S
+        ward:         D = n_u n_v / (n_u + n_v) S
+        ward_length:  D = n_u n_v / (n_u + n_v) S / l_uv
+
+    and for compactness > 0, with h, w the sides of the union's bounding box, D grows by
+    ``compactness (1 - 4 (n_u + n_v) / (h + w)^2)``.
+
+    Args:
+        moments: of the leaves, `Moments` of shape [B,L,...]: float32 or float64 where floating. A leaf whose count is 0
+            is an unused slot.
+        edges: [B,E,2] of int32, pairs of neighbouring leaves. Edges between a leaf and itself, to an unused leaf, with
+            an index outside [0, L) or with a length < 1 are ignored; parallel ones add up.
+        lengths: [B,E] of int32, the length of the boundary that each edge stands for, in pixel pairs.
+        distance: `"ward_length"`, `"ward"` or `"feature"`.
+        compactness: weight of the bounding-box term, in the unit of the distance; >= 0.
+        depth: number of levels; `depth - 1` rounds are done, so that 1 merges nothing. Default: merge to the root.
+
+    Returns:
+        `MergeTree(parent [B,2L-1], round [B,2L-1], moments [B,2L-1,...])`. Leaf i is node i. A graph that is not connected
+        has several roots.
+
+    Raises:
+        TypeError: an argument has another type or dtype.
+        ValueError: shapes do not agree, an unknown distance, a negative compactness, or a depth below 1.
+
+    Note:
+        Gradients flow from the `mean` and `m2` of every node to those of the leaves, with the structure held constant;
+        there is no double backward. Deterministic: bitwise equal results for any number of threads, and the order of
+        `edges` does not matter. Images run in parallel, one thread each. Time is near linear in leaves and edges, also
+        where all distances are equal. A distance of NaN counts as infinity, so a region that holds NaN merges after all the
+        others of its round.
+
+        Source: minimum spanning forests by Boruvka's rounds; Ward, "Hierarchical grouping to optimize an objective
+        function", 1963; moments by Chan, Golub and LeVeque, 1979.
+
+    Example:
+        >>> import torch, dhvt_kernels as dk
+        >>> features = torch.tensor([[[[0.0, 1.0, 5.0, 7.0]]]])
+        >>> labels = torch.tensor([[[0, 1, 2, 3]]], dtype=torch.int32)
+        >>> moments = dk.segment_moments(features, labels, num_segments=4)
+        >>> graph = dk.region_graph(labels, num_segments=4)
+        >>> tree = dk.merge_tree(moments, graph.edges, graph.lengths)
+        >>> tree.parent[0].tolist(), tree.round[0].tolist()
+        ([4, 4, 5, 5, 6, 6, -1], [0, 0, 0, 0, 1, 1, 2])
+        >>> tree.moments.mean.flatten()[4:]
+        tensor([0.5000, 6.0000, 3.2500])
+    """
+    if not isinstance(moments, Moments):
+        raise TypeError(f"moments: expected Moments; found {type(moments).__name__}")
+    mean = moments.mean
+    check_tensors(mean=(mean, "B L C", (torch.float32, torch.float64)))
+    check_tensors(
+        count=(moments.count, "B L", torch.int32),
+        mean=(mean, "B L C", mean.dtype),
+        m2=(moments.m2, "B L C", mean.dtype),
+        centroid=(moments.centroid, "B L 2", mean.dtype),
+        box=(moments.box, "B L 4", torch.int32),
+        boundary=(moments.boundary, "B L", torch.int32),
+        edges=(edges, "B E 2", torch.int32),
+        lengths=(lengths, "B E", torch.int32),
+    )
+    check_choice("distance", distance, DISTANCES)
+    compactness = check_float("compactness", compactness, minimum=0)
+    rounds = 0 if depth is None else check_int("depth", depth, 1)
+    rest = (moments.centroid, moments.box, moments.boundary, edges, lengths, distance, compactness, rounds)
+    if torch.is_grad_enabled() and (mean.requires_grad or moments.m2.requires_grad):
+        parent, round_, *nodes = _MergeTree.apply(mean, moments.m2, moments.count, *rest)
+    else:
+        parent, round_, *nodes = ops.merge_tree(moments.count, mean, moments.m2, *rest)
+    return MergeTree(parent, round_, Moments(*nodes))
