@@ -47,8 +47,8 @@ def is_channels_last(t: Tensor) -> bool:
     return not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)
 
 
-# The three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c]. The backward of each is made of the other two, so
-# every order of differentiation exists. A gradient has the dtype of its input; sums have the accumulation dtype.
+# The three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c]. The backward of each is made of the other two,
+# so every order of differentiation exists. A gradient has the dtype of its input; sums have the accumulation dtype.
 
 
 class _Sum(torch.autograd.Function):
@@ -177,10 +177,10 @@ def segment_pool(
         ValueError: shapes that do not agree, a negative `num_segments`, an unknown `reduce`, or weights with `"max"`.
 
     Note:
-        Gradients flow to features and weights; double backward, of any order, exists. The maximum passes its gradient to
-        its first pixel in raster order; NaN counts as the maximum, as in `torch.max`. Sums are taken in float32 (float64 for
-        float64), in an order that does not depend on the number of threads: results are bitwise reproducible. The
-        features are read once; the labels are not sorted.
+        Gradients flow to features and weights; double backward, of any order, exists. The maximum passes its gradient
+        to its first pixel in raster order; NaN counts as the maximum, as in `torch.max`. Sums are taken in float32
+        (float64 for float64), in an order that does not depend on the number of threads: results are bitwise
+        reproducible. The features are read once; the labels are not sorted.
 
     Example:
         >>> import torch
@@ -228,8 +228,8 @@ def segment_gather(values: Tensor, labels: Tensor, *, weights: Tensor | None = N
         ValueError: shapes that do not agree.
 
     Note:
-        Gradients flow to values and weights; double backward, of any order, exists. Bitwise reproducible for any number of
-        threads. Every output element is written once.
+        Gradients flow to values and weights; double backward, of any order, exists. Bitwise reproducible for any number
+        of threads. Every output element is written once.
 
     Example:
         >>> import torch

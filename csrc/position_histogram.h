@@ -1,0 +1,13 @@
+// Cells of a grid over an image, in whole numbers, shared by every device.
+#pragma once
+
+#include <cstdint>
+
+#include "macros.h"
+
+namespace dhvt {
+
+// The first pixel p of a cell along one axis: the least p with p * cells / size == cell, where the cell has any.
+DHVT_HD int64_t cell_begin(int64_t cell, int64_t cells, int64_t size) { return (cell * size + cells - 1) / cells; }
+
+}  // namespace dhvt
