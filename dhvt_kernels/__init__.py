@@ -1,9 +1,31 @@
 """Differentiable hierarchical visual tokenization: adaptive image tokens for PyTorch."""
 
-from . import ops, reference  # noqa: F401
+from . import ops as _operators
 from ._native import backend, register_reference, warn_once
+from .features import ConvEncoder, SmoothedLab, gaussian_blur, srgb_to_lab
+from .hierarchy import Hierarchy, Selection
+from .ops import *  # noqa: F403
+from .partition import Partition, SoftLeaves
+from .tokenizer import Tokenizer, pad_images
+from .vectorize import to_svg
 
 __version__ = "0.1.0"
+
+__all__ = [  # noqa: PLE0604
+    *_operators.__all__,
+    "ConvEncoder",
+    "Hierarchy",
+    "Partition",
+    "Selection",
+    "SmoothedLab",
+    "SoftLeaves",
+    "Tokenizer",
+    "backend",
+    "gaussian_blur",
+    "pad_images",
+    "srgb_to_lab",
+    "to_svg",
+]
 
 register_reference()
 warn_once()

@@ -5,8 +5,9 @@ import importlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,12 +34,9 @@ def _load() -> str | None:
 native_error: str | None = _load()
 
 
-def _reference(name: str):  # type: ignore[no-untyped-def]
+def _reference(operator: str) -> Callable[..., Any]:
     """The plain PyTorch implementation of an operator, found by name in `reference/`."""
-    module = importlib.import_module(".reference", __package__)
-    return getattr(module, name, None) or (
-        lambda *args: (_ for _ in ()).throw(RuntimeError(f"{name} missing"))
-    )  # TEMPORARY
+    return getattr(importlib.import_module(".reference", __package__), operator)
 
 
 def supports(backend: str) -> str | None:

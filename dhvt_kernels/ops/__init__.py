@@ -1,5 +1,46 @@
 """The public operators: documentation, validation, fake kernels and gradients."""
-# TEMPORARY while the modules appear (the founder replaces this by explicit imports)
-import importlib, pkgutil
-for _m in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_m.name}")
+
+from .connected_components import Components, connected_components
+from .information_criterion import CRITERIA, criterion_terms, information_criterion
+from .mean_inject import mean_inject
+from .merge_tree import DISTANCES, MergeTree, merge_tree
+from .pack import pack, pad, unpack
+from .position_histogram import position_histogram
+from .region_graph import RegionGraph, region_graph
+from .segment_moments import Moments, segment_moments
+from .segment_pool import segment_gather, segment_pool
+from .soft_assign import SoftAssignment, soft_assign
+from .soft_cluster import SoftClusters, soft_cluster
+from .soft_pool import soft_pool
+from .token_patches import token_patches
+from .tree_cut import TreeCut, tree_cut
+
+__all__ = [
+    "CRITERIA",
+    "DISTANCES",
+    "Components",
+    "MergeTree",
+    "Moments",
+    "RegionGraph",
+    "SoftAssignment",
+    "SoftClusters",
+    "TreeCut",
+    "connected_components",
+    "criterion_terms",
+    "information_criterion",
+    "mean_inject",
+    "merge_tree",
+    "pack",
+    "pad",
+    "position_histogram",
+    "region_graph",
+    "segment_gather",
+    "segment_moments",
+    "segment_pool",
+    "soft_assign",
+    "soft_cluster",
+    "soft_pool",
+    "token_patches",
+    "tree_cut",
+    "unpack",
+]

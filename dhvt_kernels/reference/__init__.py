@@ -1,9 +1,32 @@
-"""Plain PyTorch implementation of every operator: readable, the ground truth of the tests, and the last resort."""
-# TEMPORARY while the modules appear (the founder replaces this by explicit imports)
-import importlib, pkgutil
-from .._schema import SCHEMAS
-for _m in pkgutil.iter_modules(__path__):
-    _mod = importlib.import_module(f"{__name__}.{_m.name}")
-    for _n in SCHEMAS:
-        if hasattr(_mod, _n):
-            globals()[_n] = getattr(_mod, _n)
+"""Plain PyTorch implementation of every operator: readable, the ground truth of the tests, and the last resort.
+
+Each function has the name and the signature of an operator of `_schema.py`.
+"""
+
+from .connected_components import connected_components as connected_components
+from .information_criterion import information_criterion as information_criterion
+from .information_criterion import information_criterion_backward as information_criterion_backward
+from .mean_inject import mean_inject as mean_inject
+from .merge_tree import merge_tree as merge_tree
+from .merge_tree import merge_tree_backward as merge_tree_backward
+from .pack import pack as pack
+from .pack import pad as pad
+from .pack import unpack as unpack
+from .position_histogram import position_histogram as position_histogram
+from .region_graph import region_graph as region_graph
+from .segment_moments import segment_moments as segment_moments
+from .segment_moments import segment_moments_backward as segment_moments_backward
+from .segment_pool import segment_dot as segment_dot
+from .segment_pool import segment_gather as segment_gather
+from .segment_pool import segment_max as segment_max
+from .segment_pool import segment_sum as segment_sum
+from .soft_assign import soft_assign as soft_assign
+from .soft_assign import soft_assign_backward as soft_assign_backward
+from .soft_assign import soft_cluster as soft_cluster
+from .soft_assign import soft_cluster_backward as soft_cluster_backward
+from .soft_assign import soft_pool as soft_pool
+from .soft_assign import soft_pool_backward as soft_pool_backward
+from .token_patches import token_patches as token_patches
+from .token_patches import token_patches_backward as token_patches_backward
+from .tree_cut import tree_cut as tree_cut
+from .tree_cut import tree_cut_backward as tree_cut_backward

@@ -1,0 +1,129 @@
+"""Partition: every pixel of every image in exactly one segment."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from .ops import Moments, SoftClusters, segment_moments, segment_pool, soft_pool
+
+
+@dataclass(frozen=True)
+class SoftLeaves:
+    """The soft superpixels that a hierarchy was built on, as `soft_pool` needs them."""
+
+    features: Tensor
+    clusters: SoftClusters
+    cell: int
+    compactness: float | Tensor
+    temperature: float | Tensor
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A cut of a hierarchy: the segments that become tokens.
+
+    Iterating and indexing go over the images: `partition[0]` is the partition of the first image, with B = 1.
+    """
+
+    labels: Tensor
+    """int32 `[B,H,W]`: segment of each pixel, `0 <= label < counts[b]`; -1 for pixels of no image."""
+    counts: Tensor
+    """int32 `[B]`: segments of each image."""
+    num_segments: int
+    """Capacity K: the size of per-segment arrays `[B,K,...]`."""
+    node: Tensor
+    """int32 `[B,K]`: tree node of each segment; -1 in unused slots."""
+    strength: Tensor
+    """`[B]`: the strength that made the cut."""
+    cost: Tensor
+    """`[B]`: information criterion of the cut."""
+    probability: Tensor
+    """`[B,K]`: probability of each segment in the relaxed selection; 0 in unused slots. Differentiable."""
+    expected_tokens: Tensor
+    """`[B]`: expected number of segments of the relaxed selection. Differentiable."""
+    soft: SoftLeaves | None = None
+    """The soft superpixels below; None with pixel leaves."""
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def __getitem__(self, index: int) -> "Partition":
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"partition of {len(self)} images has no image {index}")
+        index %= len(self)
+        one = slice(index, index + 1)
+        tensors = {f.name: getattr(self, f.name)[one] for f in fields(self) if f.name not in ("num_segments", "soft")}
+        soft = self.soft
+        if soft is not None:
+            clusters = SoftClusters(*(part[one] for part in soft.clusters))
+            mask = None if soft.mask is None else soft.mask[one]
+            soft = replace(soft, features=soft.features[one], clusters=clusters, mask=mask)
+        return Partition(num_segments=self.num_segments, soft=soft, **tensors)
+
+    @property
+    def gate(self) -> Tensor:
+        """`[B,K]`: 1 for segments, 0 for unused slots; its gradient is that of `probability` (straight-through)."""
+        used = (self.node >= 0).to(self.probability.dtype)
+        return used + self.probability - self.probability.detach()
+
+    def pool(self, features: Tensor, *, reduce: str = "mean", weights: Tensor | None = None) -> Tensor:
+        """Pool features over the segments, as `segment_pool`; gradients also reach the selection, through `gate`.
+
+        Args:
+            features: `[B,C,H,W]`, any floating dtype and layout.
+            reduce: `"mean"`, `"sum"` or `"max"`.
+            weights: `[B,H,W]`, for mean and sum.
+
+        Returns:
+            `[B,K,C]` in the dtype of the features; 0 in unused slots.
+        """
+        pooled = segment_pool(features, self.labels, num_segments=self.num_segments, reduce=reduce, weights=weights)
+        if self.probability.requires_grad:
+            pooled = pooled * self.gate.unsqueeze(-1).to(pooled.dtype)
+        return pooled
+
+    def soft_pool(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum values over the segments with the soft assignment of their leaves: a sum up the tree.
+
+        Args:
+            values: `[B,Cv,H,W]` in the dtype of the features.
+
+        Returns:
+            `(sums [B,K,Cv], mass [B,K])`, with gradients through the assignment, too. A leaf belongs to the segment at
+            its position.
+
+        Raises:
+            ValueError: the leaves are pixels.
+        """
+        if self.soft is None:
+            raise ValueError('soft_pool: expected leaves="soft"; pixel leaves have no soft assignment')
+        soft = self.soft
+        sums, mass = soft_pool(
+            soft.features,
+            values,
+            soft.clusters,
+            cell=soft.cell,
+            compactness=soft.compactness,
+            temperature=soft.temperature,
+            mask=soft.mask,
+        )
+        _, height, width = self.labels.shape
+        place = soft.clusters.positions.detach().round().long()
+        index = place[..., 0].clamp(0, height - 1) * width + place[..., 1].clamp(0, width - 1)
+        segment = self.labels.flatten(1).gather(1, index)[:, None]  # [B,1,L]: leaves as an image of one row
+        points = torch.cat([sums, mass.unsqueeze(-1)], -1).transpose(1, 2).unsqueeze(2)
+        total = segment_pool(points, segment, num_segments=self.num_segments, reduce="sum")
+        return total[..., :-1], total[..., -1]
+
+    def moments(self, features: Tensor) -> Moments:
+        """Statistics of features over the segments, as `segment_moments`."""
+        return segment_moments(features, self.labels, num_segments=self.num_segments)
+
+    def boundaries(self) -> Tensor:
+        """bool `[B,H,W]`: pixels whose right or lower neighbour has another label."""
+        out = torch.zeros_like(self.labels, dtype=torch.bool)
+        out[:, :, :-1] |= self.labels[:, :, :-1] != self.labels[:, :, 1:]
+        out[:, :-1, :] |= self.labels[:, :-1, :] != self.labels[:, 1:, :]
+        return out

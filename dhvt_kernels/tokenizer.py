@@ -1,0 +1,239 @@
+"""Tokenizer: images to partitions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._checks import check_choice, check_float, check_int
+from .features import SmoothedLab
+from .hierarchy import Hierarchy, Selection
+from .ops import connected_components, merge_tree, region_graph, segment_moments, soft_cluster
+from .ops import DISTANCES
+from .partition import Partition, SoftLeaves
+
+LEAVES = ("soft", "pixels")
+
+
+class Tokenizer(nn.Module):
+    """Adaptive tokens: partitions images into the segments that an information criterion or a budget asks for.
+
+    Features, leaves, merging to a binary tree per image, and a cut of that tree. The defaults are the recipe of
+    docs/design.md.
+
+    Args:
+        features: module from images to features `[B,C,H,W]` (any float dtype and scale; `noise`, `compactness` and
+            `temperature` are in its units). None: smoothed CIELAB in raw units, of sRGB images `[B,3,H,W]` in [0, 1]
+            or uint8.
+        leaves: `"soft"`: soft superpixels, made 4-connected; `"pixels"`: the pixels themselves (the published method).
+        cell: side of a soft superpixel's cell, pixels.
+        iterations: of soft clustering.
+        compactness: weight of space in soft clustering, in units of the features.
+        temperature: of the soft assignment, in squared units of the features.
+        smoothing: sigma of the default features, pixels.
+        distance: of merging, `"ward_length"`, `"ward"` or `"feature"` (see `merge_tree`).
+        merge_compactness: weight of the published bounding-box term in that distance.
+        depth: None merges to the root; d keeps the first d - 1 rounds (1: the leaves are the tokens).
+        criterion: `"bic"`, `"aic"`, `"aicc"`, `"hqc"`, `"cic"`, `"mdl"`, or `"fixed"`: the number of tokens is
+            `max_tokens`, or the nearest below that the tree has.
+        noise: variance of noise, texture and quantization, added to every variance.
+        pixel_correlation: neighbouring pixels are correlated; so many are worth one sample.
+        strength: weight of the penalty.
+        max_tokens: budget: the most tokens of an image.
+        select: `"optimal"`: the cut of least cost; `"greedy"`: top-down splitting.
+        lookahead: generations that greedy splitting looks ahead; 1 is the textbook rule.
+        min_gain: cost that a greedy split must save.
+        selection_temperature: of the relaxed selection that the gradients see, in units of the criterion.
+        grad: gradients of soft clustering through `"full"`, all iterations, or `"last"`.
+        check_finite: refuse images and features with NaN or infinity (waits for the device). Otherwise they are
+            confined to the segments that hold them.
+
+    Raises:
+        ValueError: a value out of range.
+
+    Note:
+        Gradients reach the features through `Partition.pool`, `Partition.soft_pool` and `Partition.expected_tokens`.
+        Deterministic, with the same bits for any number of threads. All shapes are static: nothing waits for the
+        device.
+
+    Example:
+        >>> import torch, dhvt_kernels as dk
+        >>> tokenizer = dk.Tokenizer(max_tokens=16)
+        >>> partition = tokenizer(torch.rand(2, 3, 64, 64))
+        >>> partition.labels.shape, bool((partition.counts <= 16).all())
+        (torch.Size([2, 64, 64]), True)
+    """
+
+    def __init__(
+        self,
+        features: nn.Module | None = None,
+        *,
+        leaves: str = "soft",
+        cell: int = 8,
+        iterations: int = 5,
+        compactness: float = 5.0,
+        temperature: float = 16.0,
+        smoothing: float = 0.7,
+        distance: str = "ward_length",
+        merge_compactness: float = 0.0,
+        depth: int | None = None,
+        criterion: str = "bic",
+        noise: float = 16.0,
+        pixel_correlation: float = 4.0,
+        strength: float = 1.0,
+        max_tokens: int | None = None,
+        select: str = "optimal",
+        lookahead: int = 1,
+        min_gain: float = 0.0,
+        selection_temperature: float = 16.0,
+        grad: str = "full",
+        check_finite: bool = False,
+    ) -> None:
+        super().__init__()
+        if features is not None and not isinstance(features, nn.Module):
+            raise TypeError(f"features: expected an nn.Module or None; found {type(features).__name__}")
+        check_float("smoothing", smoothing, minimum=0)
+        self.features = SmoothedLab(smoothing) if features is None else features
+        self.leaves = check_choice("leaves", leaves, LEAVES)
+        self.cell = check_int("cell", cell, 1)
+        self.iterations = check_int("iterations", iterations, 0)
+        self.compactness = check_float("compactness", compactness, minimum=0)
+        self.temperature = check_float("temperature", temperature, above=0)
+        self.distance = check_choice("distance", distance, DISTANCES)
+        self.merge_compactness = check_float("merge_compactness", merge_compactness, minimum=0)
+        self.depth = None if depth is None else check_int("depth", depth, 1)
+        self.grad = check_choice("grad", grad, ("full", "last"))
+        self.check_finite = check_finite
+        self.selection = Selection(
+            criterion=criterion,
+            noise=noise,
+            pixel_correlation=pixel_correlation,
+            strength=strength,
+            max_tokens=max_tokens,
+            select=select,
+            lookahead=lookahead,
+            min_gain=min_gain,
+            selection_temperature=selection_temperature,
+        )
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> Partition:
+        """Partition images: `self.hierarchy(images, mask).cut()`.
+
+        Args:
+            images: `[B,3,H,W]` sRGB, float in [0, 1] or uint8 (or what the `features` module takes).
+            mask: bool `[B,H,W]`, False for pixels that belong to no image: the padding of a batch of images of
+                different size (see `pad_images`). Every 4-connected part of the mask is at least one segment.
+
+        Returns:
+            `Partition`; its labels are -1 outside the mask.
+        """
+        return self.hierarchy(images, mask).cut()
+
+    def hierarchy(self, images: Tensor, mask: Tensor | None = None) -> Hierarchy:
+        """Build the tree that every budget is cut from; arguments as in `forward`."""
+        self._check_images(images, mask)
+        if isinstance(self.features, SmoothedLab):
+            features = self.features(images, mask)
+        else:
+            features = self.features(images)
+        self._check_features(features, images)
+        leaves, capacity, soft = self._leaves(features, mask)
+        moments = segment_moments(features, leaves, num_segments=capacity)
+        # Pixel leaves are the vertices of a grid, which has fewer edges than a planar graph may have.
+        edge_capacity = 2 * capacity if self.leaves == "pixels" else None
+        graph = region_graph(leaves, num_segments=capacity, capacity=edge_capacity)
+        tree = merge_tree(
+            moments,
+            graph.edges,
+            graph.lengths,
+            distance=self.distance,
+            compactness=self.merge_compactness,
+            depth=self.depth,
+        )
+        return Hierarchy(leaves, tree, self.selection, complete=self.depth is None and mask is None, soft=soft)
+
+    def _leaves(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, int, SoftLeaves | None]:
+        """Leaf of each pixel `[B,H,W]`, their capacity, and the soft superpixels behind them."""
+        batch, _, height, width = features.shape
+        if self.leaves == "pixels":
+            pixels = height * width
+            if mask is None:
+                index = torch.arange(pixels, dtype=torch.int32, device=features.device)
+                return index.reshape(1, height, width).repeat(batch, 1, 1), pixels, None
+            index = mask.flatten(1).cumsum(1, dtype=torch.int32).reshape(mask.shape) - 1
+            return torch.where(mask, index, -1), pixels, None
+        clusters = soft_cluster(
+            features,
+            cell=self.cell,
+            iterations=self.iterations,
+            compactness=self.compactness,
+            temperature=self.temperature,
+            grad=self.grad,
+            mask=mask,
+        )
+        soft = SoftLeaves(features, clusters, self.cell, self.compactness, self.temperature, mask)
+        components = connected_components(
+            clusters.labels, features=features.detach(), min_size=-(-(self.cell**2) // 8), largest_only=True
+        )
+        return components.labels, clusters.mass.shape[1], soft
+
+    def _check_images(self, images: Tensor, mask: Tensor | None) -> None:
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images: expected a tensor [B,C,H,W]; found {type(images).__name__}")
+        shape = list(images.shape)
+        if images.dim() != 4:
+            raise ValueError(f"images: expected [B,C,H,W]; found {shape}")
+        if 0 in shape[1:]:
+            raise ValueError(f"images: expected [B,C,H,W] with C, H, W >= 1; found {shape}")
+        if mask is not None and (mask.dtype != torch.bool or list(mask.shape) != [shape[0], *shape[2:]]):
+            expected = [shape[0], *shape[2:]]
+            raise ValueError(f"mask: expected [B,H,W] = {expected} of bool; found {list(mask.shape)} of {mask.dtype}")
+        if self.check_finite and images.is_floating_point() and not bool(images.isfinite().all()):
+            raise ValueError("images: expected finite values; found NaN or infinity")
+
+    def _check_features(self, features: Tensor, images: Tensor) -> None:
+        expected = [images.shape[0], *images.shape[2:]]
+        if not isinstance(features, Tensor) or not features.is_floating_point() or features.dim() != 4:
+            raise TypeError(f"features: expected the module to return a floating tensor [B,C,H,W]; found {features!r}")
+        if [features.shape[0], *features.shape[2:]] != expected or features.shape[1] == 0:
+            raise ValueError(
+                f"features: expected the module to return [B,C,H,W] with B,H,W = {expected}; found {list(features.shape)}"
+            )
+        if self.check_finite and not bool(features.isfinite().all()):
+            raise ValueError("features: expected finite values; found NaN or infinity")
+
+    def extra_repr(self) -> str:
+        names = ("leaves", "cell", "iterations", "compactness", "temperature", "distance", "depth", "grad")
+        return ", ".join([*(f"{name}={getattr(self, name)!r}" for name in names), repr(self.selection)])
+
+
+def pad_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Batch images of different size: zeros at the right and at the bottom, and the mask that tells them from pixels.
+
+    Args:
+        images: tensors `[C,H_i,W_i]` of one dtype and one number of channels; at least one.
+
+    Returns:
+        `(images [B,C,H,W], mask bool [B,H,W])` with H and W the largest.
+
+    Raises:
+        ValueError: no images, or channels, dtypes or dimensions that differ.
+
+    Example:
+        >>> import torch, dhvt_kernels as dk
+        >>> images, mask = dk.pad_images([torch.rand(3, 20, 30), torch.rand(3, 40, 10)])
+        >>> images.shape, mask.sum((1, 2)).tolist()
+        (torch.Size([2, 3, 40, 30]), [600, 400])
+    """
+    if len(images) == 0:
+        raise ValueError("images: expected at least one; found none")
+    if any(image.dim() != 3 or image.shape[0] != images[0].shape[0] for image in images):
+        raise ValueError(f"images: expected [C,H,W] with one C; found {[list(image.shape) for image in images]}")
+    if any(image.dtype != images[0].dtype or image.device != images[0].device for image in images):
+        raise ValueError(f"images: expected one dtype and device; found {[str(image.dtype) for image in images]}")
+    height, width = max(image.shape[1] for image in images), max(image.shape[2] for image in images)
+    pads = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
+    batch = torch.stack([F.pad(image, pad) for image, pad in zip(images, pads, strict=True)])
+    ones = [image.new_ones(image.shape[1:], dtype=torch.bool) for image in images]
+    return batch, torch.stack([F.pad(one, pad) for one, pad in zip(ones, pads, strict=True)])
