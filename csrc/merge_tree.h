@@ -1,6 +1,6 @@
-// The distance between two neighbouring regions, without torch. Its rounding decides which regions merge, so the order of
-// the operations is part of the definition: the reference repeats it, and this header is compiled without contraction
-// to fused multiply-adds.
+// The distance between two neighbouring regions, without torch. Its rounding decides which regions merge, so the order
+// of the operations is part of the definition: the reference repeats it, and this header is compiled without
+// contraction to fused multiply-adds.
 #pragma once
 
 #include <cstdint>

@@ -21,8 +21,8 @@ DHVT_HD double sigmoid(double x) {
   return x < 0 ? e / (1 + e) : 1 / (1 + e);
 }
 
-// The parent as an index, -1 for a root. A parent that is not an internal node above the child is none, and unused nodes
-// (round < 0) have no family, so that any numbers form a forest.
+// The parent as an index, -1 for a root. A parent that is not an internal node above the child is none, and unused
+// nodes (round < 0) have no family, so that any numbers form a forest.
 DHVT_HD int64_t valid_parent(const int32_t* parent, const int32_t* round, int64_t leaves, int64_t nodes, int64_t node) {
   const int64_t p = parent[node];
   return p > node && p >= leaves && p < nodes && round[p] >= 0 && round[node] >= 0 ? p : -1;

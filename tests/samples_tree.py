@@ -24,8 +24,8 @@ def pixel_moments(image: Tensor) -> tuple[Tensor, ...]:
     batch, channels, height, width = image.shape
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     position = torch.stack((y, x), -1).reshape(1, height * width, 2).expand(batch, -1, -1)
-    neighbours = sum(((0 <= y + dy) & (y + dy < height) & (0 <= x + dx) & (x + dx < width)).int()
-                     for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)))  # fmt: skip
+    inside = torch.nn.functional.pad(torch.ones(height, width, dtype=torch.int32), (1, 1, 1, 1))
+    neighbours = inside[:-2, 1:-1] + inside[2:, 1:-1] + inside[1:-1, :-2] + inside[1:-1, 2:]
     mean = image.permute(0, 2, 3, 1).reshape(batch, height * width, channels).contiguous()
     return (
         torch.ones(batch, height * width, dtype=torch.int32),
@@ -33,7 +33,7 @@ def pixel_moments(image: Tensor) -> tuple[Tensor, ...]:
         torch.zeros_like(mean),
         position.to(image.dtype).contiguous(),
         torch.cat((position, position), 2).int(),
-        neighbours.int().flatten().expand(batch, -1).contiguous(),
+        neighbours.flatten().expand(batch, -1).contiguous(),
     )
 
 
@@ -44,7 +44,7 @@ def pixel_graph(image: Tensor) -> tuple[Tensor, ...]:
 
 
 def random_forest(batch: int, leaves: int, dtype: torch.dtype, roots: float = 0.1) -> tuple[Tensor, ...]:
-    """Random binary forests with some unused leaves, and a likelihood and a penalty: likelihood, penalty, parent, round."""
+    """Random binary forests with some unused leaves: likelihood, penalty, parent, round."""
     nodes = 2 * leaves - 1
     parent = torch.full((batch, nodes), -1, dtype=torch.int32)
     rounds = torch.full((batch, nodes), -1, dtype=torch.int32)
@@ -117,7 +117,9 @@ def tree_cut(dtype):
                 cases.append((*case, select, 0.3, max_tokens, lookahead, 0.1, 2.0))
     for size in ((0, 3), (2, 1), (2, 0), (0, 0)):
         empty = torch.zeros(size, dtype=dtype)
-        cases.append((empty, empty + 1, torch.full(size, -1, dtype=torch.int32), empty.int(), "optimal", 1.0, 1, 1, 0.0, 1.0))
+        cases.append(
+            (empty, empty + 1, torch.full(size, -1, dtype=torch.int32), empty.int(), "optimal", 1.0, 1, 1, 0.0, 1.0)
+        )
     return cases
 
 

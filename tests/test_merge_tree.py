@@ -198,9 +198,11 @@ def test_edges_that_are_none_are_ignored(backend):
     touching = (edges == 7).any(2)
     expected = merge_tree(Moments(*moments), edges[~touching][None], lengths[~touching][None])
     limits = torch.iinfo(torch.int32)
-    junk = torch.tensor([[[-1, -1], [3, 3], [0, 20], [limits.min, 2], [limits.max, limits.max], [0, 19], [1, 18]]]).int()
+    junk = [[-1, -1], [3, 3], [0, 20], [limits.min, 2], [limits.max, limits.max], [0, 19], [1, 18]]
     amounts = torch.tensor([[5, 5, 5, 5, 5, 0, -1]]).int()
-    tree = merge_tree(Moments(*moments), torch.cat((junk, edges), 1), torch.cat((amounts, lengths), 1))
+    tree = merge_tree(
+        Moments(*moments), torch.cat((torch.tensor([junk]).int(), edges), 1), torch.cat((amounts, lengths), 1)
+    )
     assert same(tree, expected)
     assert tree.parent[0, 7] == tree.round[0, 7] == -1
     assert tree.moments.mean[0, 7].tolist() == [0.0] * 3

@@ -118,7 +118,8 @@ struct Forest {
 template <typename T>
 class Merger {
  public:
-  Merger(const Tree<T>& tree, MergeDistance kind, T compactness) : tree_(tree), kind_(kind), compactness_(compactness) {}
+  Merger(const Tree<T>& tree, MergeDistance kind, T compactness)
+      : tree_(tree), kind_(kind), compactness_(compactness) {}
 
   // edges [E,2] and lengths [E] between leaves; max_rounds < 0 merges to the root.
   void run(const int32_t* edges, const int32_t* lengths, int64_t num_edges, int64_t max_rounds) {
@@ -187,9 +188,9 @@ class Merger {
     for (size_t e = 0; e < edges_.size(); ++e) {
       const auto [u, v, length] = edges_[e];
       const int64_t a = vertices_[u], b = vertices_[v];
-      const T distance = merge_distance<T>(
-          kind_, compactness_, tree_.channels, tree_.mean + a * tree_.channels, tree_.mean + b * tree_.channels,
-          T(tree_.count[a]), T(tree_.count[b]), tree_.box + 4 * a, tree_.box + 4 * b, T(length));
+      const T distance = merge_distance<T>(kind_, compactness_, tree_.channels, tree_.mean + a * tree_.channels,
+                                           tree_.mean + b * tree_.channels, T(tree_.count[a]), T(tree_.count[b]),
+                                           tree_.box + 4 * a, tree_.box + 4 * b, T(length));
       offer(u, v, static_cast<int32_t>(e), distance);
       offer(v, u, static_cast<int32_t>(e), distance);
     }
@@ -252,7 +253,8 @@ class Merger {
   T compactness_;
   int32_t next_node_ = 0;
   Forest forest_;
-  std::vector<int32_t> vertices_, slot_, next_slot_;  // node of each vertex; vertex of each old vertex, of each new node
+  std::vector<int32_t> vertices_, slot_,
+      next_slot_;  // node of each vertex; vertex of each old vertex, of each new node
   std::vector<Edge> raw_, sorted_, edges_;
   std::vector<int64_t> begin_, marker_, internal_;
   std::vector<Best> best_;
@@ -288,14 +290,10 @@ Moments merge_tree(const Tensor& count, const Tensor& mean, const Tensor& m2, co
                                                    : MergeDistance::kWardLength;
   const Tensor count_ = dense(count), mean_ = dense(mean), m2_ = dense(m2), centroid_ = dense(centroid),
                box_ = dense(box), boundary_ = dense(boundary), edges_ = dense(edges), lengths_ = dense(lengths);
-  Moments out = {empty({batch, nodes}, ScalarType::Int, count),
-                 empty({batch, nodes}, ScalarType::Int, count),
-                 empty({batch, nodes}, ScalarType::Int, count),
-                 empty({batch, nodes, channels}, type, count),
-                 empty({batch, nodes, channels}, type, count),
-                 empty({batch, nodes, 2}, type, count),
-                 empty({batch, nodes, 4}, ScalarType::Int, count),
-                 empty({batch, nodes}, ScalarType::Int, count)};
+  Moments out = {empty({batch, nodes}, ScalarType::Int, count),    empty({batch, nodes}, ScalarType::Int, count),
+                 empty({batch, nodes}, ScalarType::Int, count),    empty({batch, nodes, channels}, type, count),
+                 empty({batch, nodes, channels}, type, count),     empty({batch, nodes, 2}, type, count),
+                 empty({batch, nodes, 4}, ScalarType::Int, count), empty({batch, nodes}, ScalarType::Int, count)};
   dispatch_accumulation(type, "merge_tree", [&](auto tag) {
     using T = typename decltype(tag)::type;
     const auto [out_parent, out_round, out_count, out_mean, out_m2, out_centroid, out_box, out_boundary] = out;
@@ -342,8 +340,8 @@ Moments merge_tree(const Tensor& count, const Tensor& mean, const Tensor& m2, co
   return out;
 }
 
-// One task per image, from the root down: grad_* [V,C] of a node are complete before its children read them. A node that
-// has not exactly two children passes nothing on.
+// One task per image, from the root down: grad_* [V,C] of a node are complete before its children read them. A node
+// that has not exactly two children passes nothing on.
 template <typename T>
 void merge_tree_backward_image(int64_t leaves, int64_t nodes, int64_t channels, const T* grad_mean, const T* grad_m2,
                                const int32_t* parent, const int32_t* count, const T* mean, T* leaf_mean, T* leaf_m2) {
@@ -364,8 +362,8 @@ void merge_tree_backward_image(int64_t leaves, int64_t nodes, int64_t channels, 
     for (int64_t c = 0; c < channels; ++c) {
       const T g = total_m2[p * channels + c];
       total_m2[v * channels + c] += g;
-      total_mean[v * channels + c] += merge_gradient(total_mean[p * channels + c], g, n, mean[v * channels + c], n_other,
-                                                     mean[other * channels + c]);
+      total_mean[v * channels + c] += merge_gradient(total_mean[p * channels + c], g, n, mean[v * channels + c],
+                                                     n_other, mean[other * channels + c]);
     }
   }
   for (int64_t i = 0; i < leaves * channels; ++i) {
@@ -385,16 +383,17 @@ std::tuple<Tensor, Tensor> merge_tree_backward(const Tensor& grad_mean, const Te
   check(node_count, "node_count [B,V]", ScalarType::Int, {batch, nodes});
   check(grad_mean, "grad_mean [B,V,C]", type, {batch, nodes, channels});
   check(grad_m2, "grad_m2 [B,V,C]", type, {batch, nodes, channels});
-  const Tensor gm = dense(grad_mean), gq = dense(grad_m2), p = dense(parent), n = dense(node_count), m = dense(node_mean);
+  const Tensor gm = dense(grad_mean), gq = dense(grad_m2), p = dense(parent), n = dense(node_count),
+               m = dense(node_mean);
   Tensor leaf_mean = empty({batch, leaves, channels}, type, parent);
   Tensor leaf_m2 = empty({batch, leaves, channels}, type, parent);
   dispatch_accumulation(type, "merge_tree_backward", [&](auto tag) {
     using T = typename decltype(tag)::type;
     parallel(batch, [&](int64_t b) {
       const int64_t o = b * nodes * channels, l = b * leaves * channels;
-      merge_tree_backward_image<T>(leaves, nodes, channels, data<T>(gm) + o, data<T>(gq) + o, data<int32_t>(p) + b * nodes,
-                                   data<int32_t>(n) + b * nodes, data<T>(m) + o, mutable_data<T>(leaf_mean) + l,
-                                   mutable_data<T>(leaf_m2) + l);
+      merge_tree_backward_image<T>(leaves, nodes, channels, data<T>(gm) + o, data<T>(gq) + o,
+                                   data<int32_t>(p) + b * nodes, data<int32_t>(n) + b * nodes, data<T>(m) + o,
+                                   mutable_data<T>(leaf_mean) + l, mutable_data<T>(leaf_m2) + l);
     });
   });
   return {leaf_mean, leaf_m2};

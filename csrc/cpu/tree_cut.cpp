@@ -19,7 +19,13 @@ struct CutTree {
 
   template <typename T>
   CutTree(int64_t nodes, const T* likelihood_in, const T* penalty_in, const int32_t* parent_in, const int32_t* round)
-      : leaves((nodes + 1) / 2), nodes(nodes), parent(nodes), used(nodes), finite(nodes), likelihood(nodes), penalty(nodes) {
+      : leaves((nodes + 1) / 2),
+        nodes(nodes),
+        parent(nodes),
+        used(nodes),
+        finite(nodes),
+        likelihood(nodes),
+        penalty(nodes) {
     std::vector<double> children(nodes, 0.0);
     for (int64_t v = 0; v < nodes; ++v) {
       parent[v] = -1;
@@ -114,8 +120,8 @@ struct CutOptions {
   double min_gain, temperature;
 };
 
-// The least strength, as a float32, whose cut holds the budget: non-negative floats are ordered as their bits are, so 31
-// halvings find it. Leaves that cut in `cut.kept`.
+// The least strength, as a float32, whose cut holds the budget: non-negative floats are ordered as their bits are, so
+// 31 halvings find it. Leaves that cut in `cut.kept`.
 float choose(Cut& cut, const CutOptions& options) {
   const auto holds = [&](float strength) {
     if (options.greedy)
@@ -200,7 +206,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tree_cut(const Tensor& likeli
   Tensor used_strength = empty({batch}, ScalarType::Float, parent);
   Tensor probability = empty({batch, nodes}, type, parent);
   // + 0.0 turns -0 into 0: the bits of a budget's search start there.
-  const CutOptions options{select == "greedy", static_cast<float>(strength) + 0.0f, max_tokens, lookahead, min_gain,
+  const CutOptions options{select == "greedy",   static_cast<float>(strength) + 0.0f, max_tokens, lookahead, min_gain,
                            selection_temperature};
   dispatch_accumulation(type, "tree_cut", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -215,7 +221,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tree_cut(const Tensor& likeli
   return {segment, node, counts, used_strength, probability};
 }
 
-// One image. Upwards: the derivative to `reach`, and so to each node's sigmoid; downwards: through best(v) by its argmin.
+// One image. Upwards: the derivative to `reach`, and so to each node's sigmoid; downwards: through best(v) by its
+// argmin.
 template <typename T>
 void cut_image_backward(const CutTree& tree, double strength, double temperature, const T* grad, T* grad_likelihood,
                         T* grad_penalty) {

@@ -15,7 +15,7 @@ DISTANCES = ("ward_length", "ward", "feature")
 
 
 class MergeTree(NamedTuple):
-    """A binary tree per image: V = 2 L - 1 node slots, the L leaves first, then merges in the order in which they happen."""
+    """A binary tree per image in V = 2 L - 1 node slots: the L leaves first, then merges in their order."""
 
     #: Parent of each node, always above it: int32 [B,V]; -1 for roots and unused slots.
     parent: Tensor
@@ -67,9 +67,9 @@ class _MergeTree(torch.autograd.Function):
     def forward(ctx: Any, mean: Tensor, m2: Tensor, *others: Any) -> tuple[Tensor, ...]:
         count, rest = others[0], others[1:]
         outputs = ops.merge_tree(count, mean, m2, *rest)
-        parent, _, node_count, node_mean, node_m2 = outputs[:5]
+        parent, _, node_count, node_mean = outputs[:4]
         ctx.save_for_backward(parent, node_count, node_mean)
-        ctx.mark_non_differentiable(*(output for output in outputs if output is not node_mean and output is not node_m2))
+        ctx.mark_non_differentiable(*outputs[:3], *outputs[5:])
         return tuple(outputs)
 
     @staticmethod
@@ -90,9 +90,9 @@ def merge_tree(
 ) -> MergeTree:
     """Merge neighbouring regions, round by round, into a binary tree.
 
-    In each round every region u picks the neighbour v of least ``(D(u, v), node of v)``; none declines. The picked pairs
-    merge two by two in the order ``(D, lower node, higher node)``, each making a new node, and the connected groups are
-    the next round's regions. The distances are those at the beginning of the round, with
+    In each round every region u picks the neighbour v of least ``(D(u, v), node of v)``; none declines. The picked
+    pairs merge two by two in the order ``(D, lower node, higher node)``, each making a new node, and the connected
+    groups are the next round's regions. The distances are those at the beginning of the round, with
     ``S = |mean_u - mean_v|^2``, n the pixel counts and l_uv the length of the common boundary::
 
         feature:      D = S
@@ -113,8 +113,8 @@ def merge_tree(
         depth: number of levels; `depth - 1` rounds are done, so that 1 merges nothing. Default: merge to the root.
 
     Returns:
-        `MergeTree(parent [B,2L-1], round [B,2L-1], moments [B,2L-1,...])`. Leaf i is node i. A graph that is not connected
-        has several roots.
+        `MergeTree(parent [B,2L-1], round [B,2L-1], moments [B,2L-1,...])`. Leaf i is node i. A graph that is not
+        connected has several roots.
 
     Raises:
         TypeError: an argument has another type or dtype.
@@ -124,8 +124,8 @@ def merge_tree(
         Gradients flow from the `mean` and `m2` of every node to those of the leaves, with the structure held constant;
         there is no double backward. Deterministic: bitwise equal results for any number of threads, and the order of
         `edges` does not matter. Images run in parallel, one thread each. Time is near linear in leaves and edges, also
-        where all distances are equal. A distance of NaN counts as infinity, so a region that holds NaN merges after all the
-        others of its round.
+        where all distances are equal. A distance of NaN counts as infinity, so a region that holds NaN merges
+        after all others of its round.
 
         Source: minimum spanning forests by Boruvka's rounds; Ward, "Hierarchical grouping to optimize an objective
         function", 1963; moments by Chan, Golub and LeVeque, 1979.

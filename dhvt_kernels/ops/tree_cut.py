@@ -113,8 +113,8 @@ def tree_cut(
             range counts as -1, so any numbers make a forest. A node may have any number of children.
         round: [B,V] of int32; negative for unused nodes. An inner node without children is unused, too.
         select: `"optimal"`, the cut of least cost (where two cost the same, the coarser one), or `"greedy"`, from the
-            roots down: a node is split while the best cut of its children within `lookahead` generations costs less than
-            it by more than `min_gain`.
+            roots down: a node is split while the best cut of its children within `lookahead` generations costs less
+            than it by more than `min_gain`.
         strength: weight of the penalty, >= 0; rounded to float32.
         max_tokens: N >= 1, the most segments an image may have: the least float32 strength, not below `strength`, whose
             cut holds it is used. Default: no budget. Pass strength=0 for a number of tokens alone.
@@ -178,4 +178,5 @@ def tree_cut(
         outputs = _TreeCut.apply(likelihood, penalty, parent, round, *options)
     else:
         outputs = ops.tree_cut(likelihood, penalty, parent, round, *options)
-    return TreeCut(*outputs, expected_tokens=outputs[4].sum(1))
+    segment, node, counts, used_strength, probability = outputs
+    return TreeCut(segment, node, counts, used_strength, probability, probability.sum(1))

@@ -148,7 +148,7 @@ def merge_tree(
 def merge_tree_backward(
     grad_mean: Tensor, grad_m2: Tensor, parent: Tensor, node_count: Tensor, node_mean: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """From the root down: n = n_a + n_b, mean = (n_a mean_a + n_b mean_b) / n, m2 = m2_a + m2_b + n_a n_b / n |delta|^2."""
+    """From the root down, through mean = (n_a mean_a + n_b mean_b) / n and m2 = m2_a + m2_b + n_a n_b / n delta^2."""
     batch, nodes = parent.shape
     leaves = (nodes + 1) // 2
     total_mean, total_m2 = grad_mean.clone(), grad_m2.clone()

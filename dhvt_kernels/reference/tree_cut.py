@@ -1,4 +1,4 @@
-"""The cut of least cost through a tree, its budget, and the relaxed cut. All arithmetic in float64 (Python's floats)."""
+"""The cut of least cost through a tree, its budget, and the relaxed cut. All in float64, which Python's floats are."""
 
 import math
 import struct
@@ -116,7 +116,9 @@ def _walk(tree: _Tree, kept: set[int]) -> list[int]:
     return cut
 
 
-def _choose(tree: _Tree, kept_at: Callable[[float], set[int]], strength: float, max_tokens: int) -> tuple[list[int], float]:
+def _choose(
+    tree: _Tree, kept_at: Callable[[float], set[int]], strength: float, max_tokens: int
+) -> tuple[list[int], float]:
     """The cut, and its strength: the least float32 from `strength` on whose cut has at most max_tokens segments."""
     strength = _from_bits(_to_bits(strength)) + 0.0
     cut = _walk(tree, kept_at(strength))
@@ -146,7 +148,7 @@ def tree_cut(
     min_gain: float,
     selection_temperature: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Segment of each leaf, node of each segment, number of segments, strength used, relaxed probability of each node."""
+    """Segment of each leaf, node of each segment, their number, the strength used, relaxed probability of each node."""
     batch, nodes = parent.shape
     leaves = (nodes + 1) // 2
     segment = parent.new_full((batch, leaves), -1)
@@ -198,15 +200,16 @@ def tree_cut_backward(
         tree = _tree(likelihood[b], penalty[b], parent[b], round[b])
         grad = grad_probability[b].tolist()
         kept, cost, below = _optimal(tree, lam)
-        stays = {v: _sigmoid((below[v] - cost[v]) / selection_temperature) if tree.children[v] else 1.0 for v in tree.nodes}
-        split = {v: _sigmoid((cost[v] - below[v]) / selection_temperature) if tree.children[v] else 0.0 for v in tree.nodes}
+        gap = {v: (below[v] - cost[v]) / selection_temperature for v in tree.nodes}
+        stays = {v: _sigmoid(gap[v]) if tree.children[v] else 1.0 for v in tree.nodes}
+        split = {v: _sigmoid(-gap[v]) if tree.children[v] else 0.0 for v in tree.nodes}
         reach: dict[int, float] = {}
         for v in reversed(tree.nodes):
             p = tree.parent.get(v)
             reach[v] = 1.0 if p is None else reach[p] * split[p]
         # P_v = stays_v reach_v, and reach of a child is reach_v split_v.
         grad_reach: dict[int, float] = {}
-        grad_gap: dict[int, float] = {}  # gap = below - cost, the argument of the sigmoid
+        grad_gap: dict[int, float] = {}  # to below - cost
         for v in tree.nodes:
             inner = tree.over_children(grad_reach, v)
             grad_reach[v] = grad[v] * stays[v] + split[v] * inner
