@@ -25,7 +25,7 @@ class _MeanInject(torch.autograd.Function):
         return ops.mean_inject(image, tokens, labels)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (labels,) = ctx.saved_tensors
         grad_image = grad_tokens = None
         if ctx.needs_input_grad[0]:  # g - mean_s(g): the operator itself, with tokens of zero

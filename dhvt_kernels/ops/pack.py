@@ -37,8 +37,9 @@ class _Pack(torch.autograd.Function):
         return ops.pack(values, cu_seqlens, total)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _unpack(grad, *ctx.saved_tensors, ctx.length), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (cu_seqlens,) = ctx.saved_tensors
+        return _unpack(grad, cu_seqlens, ctx.length), None, None
 
 
 class _Unpack(torch.autograd.Function):
@@ -49,8 +50,9 @@ class _Unpack(torch.autograd.Function):
         return ops.unpack(values, cu_seqlens, length)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _pack(grad, *ctx.saved_tensors, ctx.total), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (cu_seqlens,) = ctx.saved_tensors
+        return _pack(grad, cu_seqlens, ctx.total), None, None
 
 
 class _Pad(torch.autograd.Function):
@@ -61,8 +63,9 @@ class _Pad(torch.autograd.Function):
         return ops.pad(values, counts, length)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _pad(grad, *ctx.saved_tensors, ctx.capacity), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (counts,) = ctx.saved_tensors
+        return _pad(grad, counts, ctx.capacity), None, None
 
 
 def _pack(values: Tensor, cu_seqlens: Tensor, total: int) -> Tensor:

@@ -85,7 +85,7 @@ class _Gather(torch.autograd.Function):
         return ops.segment_gather(values, labels, weights, channels_last)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         labels, weights, values = ctx.saved_tensors
         grad_values = grad_weights = None
         if ctx.needs_input_grad[0]:
@@ -102,7 +102,7 @@ class _Dot(torch.autograd.Function):
         return ops.segment_dot(values, features, labels)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, features, labels = ctx.saved_tensors
         grad_values = grad_features = None
         if ctx.needs_input_grad[0]:

@@ -49,7 +49,7 @@ class _Transpose(torch.autograd.Function):
         return ops.token_patches_backward(grad_patches, boxes, *labels.shape[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         labels, boxes = ctx.saved_tensors
         return patches_and_masks(grad, labels, boxes, ctx.size)[0], None, None
 
@@ -64,8 +64,8 @@ def token_patches(image: Tensor, labels: Tensor, boxes: Tensor, *, size: int) ->
     """Resample the bounding box of each segment to `P x P` pixels.
 
     Sample `i` of an axis lies at `min + i (max - min) / (P - 1)`, for `P = 1` in the middle, so both ends are included
-    and a `P x P` box is copied exactly. Values between pixels are bilinear. The mask is the bilinear share of the sample
-    that belongs to segment `k`, that is, the same resampling of `labels == k`.
+    and a `P x P` box is copied exactly. Values between pixels are bilinear. The mask is the bilinear share of the
+    sample that belongs to segment `k`, that is, the same resampling of `labels == k`.
 
     Args:
         image: `[B,C,H,W]`, any floating dtype, contiguous or channels_last (read where it lies).
