@@ -25,21 +25,80 @@ struct Shape {
   }
 };
 
-// Sums value(i), i < n, in four interleaved parts: a fixed order that still lets additions overlap.
-template <typename acc, typename Value>
-acc sum_of(int64_t n, const Value& value) {
-  acc part[4] = {};
-  int64_t i = 0;
-  for (; i + 4 <= n; i += 4)
-    for (int lane = 0; lane < 4; ++lane) part[lane] += value(i + lane);
-  for (; i < n; ++i) part[0] += value(i);
-  return (part[0] + part[1]) + (part[2] + part[3]);
+// One strip of an image.
+struct Span {
+  int64_t image, begin, length, width;
+};
+
+// Channels are handled in groups of this size, so that a run is summed in registers, all channels of a group at a time.
+constexpr int64_t kGroup = 4;
+
+int64_t num_groups(int64_t channels) { return (channels + kGroup - 1) / kGroup; }
+
+// n pixels of a group of channels, interleaved.
+template <typename scalar_t, typename acc>
+void interleave(const scalar_t* const* source, int64_t stride, int64_t n, acc* target) {
+  const scalar_t *a = source[0], *b = source[1], *c = source[2], *d = source[3];
+  for (int64_t i = 0; i < n; ++i) {
+    target[i * kGroup] = static_cast<acc>(a[i * stride]);
+    target[i * kGroup + 1] = static_cast<acc>(b[i * stride]);
+    target[i * kGroup + 2] = static_cast<acc>(c[i * stride]);
+    target[i * kGroup + 3] = static_cast<acc>(d[i * stride]);
+  }
+}
+
+// Copies the strip's features to tile [groups,pixels,kGroup]: every layout and dtype meets the same loop. In blocks, so
+// that what one channel leaves in the cache serves the next. The last group is filled up with a channel nobody reads.
+template <typename scalar_t, typename acc>
+void load_tile(const ImageView<const scalar_t>& view, const Span& span, acc* tile) {
+  constexpr int64_t kBlock = 64;
+  for (int64_t i = 0; i < span.length;) {
+    const int64_t y = (span.begin + i) / span.width, x = (span.begin + i) % span.width;
+    const int64_t n = std::min({kBlock, span.width - x, span.length - i});
+    const scalar_t* pixel = view.pixel(span.image, y, x);
+    for (int64_t g = 0; g < num_groups(view.channels); ++g) {
+      const scalar_t* source[kGroup];
+      for (int64_t l = 0; l < kGroup; ++l)
+        source[l] = pixel + std::min(g * kGroup + l, view.channels - 1) * view.channel_stride;
+      acc* target = tile + (g * span.length + i) * kGroup;
+      if (view.column_stride == 1)
+        interleave(source, 1, n, target);
+      else
+        interleave(source, view.column_stride, n, target);
+    }
+    i += n;
+  }
+}
+
+template <typename acc>
+struct GroupMoments {
+  acc mean[kGroup], m2[kGroup];
+};
+
+// One group of channels of one strip: every run gives its mean, then its squared deviations from it (this second read
+// comes from the cache), and joins its slot. `before`: the pixels which the slot holds when the run joins it.
+template <typename acc>
+void merge_runs(const std::vector<Run>& runs, const int32_t* before, const acc* tile, GroupMoments<acc>* slots) {
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const acc* value = tile + runs[r].begin * kGroup;  // [n,kGroup]
+    const acc* end = value + runs[r].length * kGroup;
+    const acc own = static_cast<acc>(runs[r].length), joined = static_cast<acc>(before[r]);
+    acc mean[kGroup] = {}, m2[kGroup] = {};
+    for (const acc* v = value + kGroup; v < end; v += kGroup)
+      for (int64_t l = 0; l < kGroup; ++l) mean[l] += v[l] - value[l];  // a large offset rounds once, not n times
+    for (int64_t l = 0; l < kGroup; ++l) mean[l] = value[l] + mean[l] / own;
+    for (const acc* v = value; v < end; v += kGroup)
+      for (int64_t l = 0; l < kGroup; ++l) m2[l] += (v[l] - mean[l]) * (v[l] - mean[l]);
+    GroupMoments<acc>& slot = slots[runs[r].slot];
+    for (int64_t l = 0; l < kGroup; ++l) chan_merge(joined, slot.mean[l], slot.m2[l], own, mean[l], m2[l]);
+  }
 }
 
 // Neighbours of a run [x, x + n) of row y which have a segment, but not `own`. label [H,W]
 int32_t count_boundary(const int32_t* label, int64_t height, int64_t width, int64_t num_segments, int64_t y, int64_t x,
                        int64_t n, int32_t own) {
-  const auto other = [&](int32_t k) -> int32_t { return (k >= 0) & (k < num_segments) & (k != own); };
+  const int32_t last = static_cast<int32_t>(std::min<int64_t>(num_segments - 1, INT32_MAX));
+  const auto other = [&](int32_t k) -> int32_t { return (k >= 0) & (k <= last) & (k != own); };
   const int32_t* run = label + y * width + x;
   int32_t found = 0;
   if (x > 0) found += other(run[-1]);
@@ -58,9 +117,9 @@ Shape shape_of_run(const int32_t* label, int64_t height, int64_t width, int64_t 
   return {y * n, x * n + n * (n - 1) / 2, static_cast<int32_t>(n), boundary, {row, column, row, last}};
 }
 
-// One task per strip. Every run of equal labels gives its mean, then its squared deviations from it (the second read
-// comes from the cache), and joins its segment's slot by the pairwise formula. The slots of the strips are then joined
-// in order, one task per range of segments. 4 + C s bytes per pixel, and the labels of the rows above and below.
+// One task per strip: runs of equal labels give mean and squared deviations (the second read comes from the cache), and
+// join their segment's slot by the pairwise formula. The slots of the strips are then joined in order, one task per
+// range of segments. Reads 4 + C s bytes per pixel, and the labels of the rows above and below from the cache.
 template <typename scalar_t>
 void reduce(const Tensor& features, const Tensor& labels, int64_t num_segments, const Tensor& count, const Tensor& mean,
             const Tensor& m2, const Tensor& centroid, const Tensor& box, const Tensor& boundary) {
@@ -69,36 +128,30 @@ void reduce(const Tensor& features, const Tensor& labels, int64_t num_segments, 
   const int64_t batch = view.batch, channels = view.channels, height = view.height, width = view.width;
   const int32_t* label = data<int32_t>(labels);
   const StripPlan plan = plan_strips(batch, height, width, channels);
-  std::vector<std::vector<Shape>> shapes(plan.count());  // [strips][slots]
-  std::vector<std::vector<acc>> moments(plan.count());   // [strips][slots,2,C]: mean, m2
+  const int64_t groups = num_groups(channels);
+  std::vector<std::vector<Shape>> shapes(plan.count());               // [strips][slots]
+  std::vector<std::vector<GroupMoments<acc>>> moments(plan.count());  // [strips][groups,slots]
 
   const StripLabels strip_labels = for_each_strip(
-      plan, label, num_segments, [&](int64_t strip, const std::vector<Run>& runs, const std::vector<int32_t>& slots) {
-        const int64_t b = plan.image(strip), begin = plan.begin(strip);
-        std::vector<Shape>& shape = shapes[strip];
-        std::vector<acc>& moment = moments[strip];
-        shape.resize(slots.size());
-        moment.assign(slots.size() * 2 * channels, acc(0));
-        std::vector<acc> copy(std::min(width, plan.strip_pixels));
-        for (const Run& run : runs) {
-          const int64_t y = (begin + run.begin) / width, x = (begin + run.begin) % width, n = run.length;
-          const scalar_t* pixel = view.pixel(b, y, x);
-          const acc own = static_cast<acc>(n), before = static_cast<acc>(shape[run.slot].count);
-          acc* slot_mean = moment.data() + run.slot * 2 * channels;
-          acc* slot_m2 = slot_mean + channels;
-          for (int64_t c = 0; c < channels; ++c) {
-            const scalar_t* source = pixel + c * view.channel_stride;
-            for (int64_t i = 0; i < n; ++i) copy[i] = static_cast<acc>(source[i * view.column_stride]);
-            const acc* value = copy.data();
-            const acc run_mean = sum_of<acc>(n, [&](int64_t i) { return value[i]; }) / own;
-            const acc run_m2 = sum_of<acc>(n, [&](int64_t i) {
-              const acc deviation = value[i] - run_mean;
-              return deviation * deviation;
-            });
-            chan_merge(before, slot_mean[c], slot_m2[c], own, run_mean, run_m2);
-          }
-          shape[run.slot].merge(shape_of_run(label + b * plan.pixels, height, width, num_segments, y, x, n));
+      plan, label, num_segments,
+      [&](int64_t strip, const std::vector<Run>& runs, const std::vector<int32_t>& labels_of_slots) {
+        const Span span{plan.image(strip), plan.begin(strip), plan.end(strip) - plan.begin(strip), width};
+        const int64_t slots = static_cast<int64_t>(labels_of_slots.size());
+        shapes[strip].resize(slots);
+        std::vector<int32_t> before(runs.size());
+        int64_t y = span.begin / width, row = y * width - span.begin;  // where the row begins, seen from the strip
+        for (size_t r = 0; r < runs.size(); ++r) {
+          while (runs[r].begin >= row + width) row += width, ++y;
+          Shape& shape = shapes[strip][runs[r].slot];
+          before[r] = shape.count;
+          shape.merge(shape_of_run(label + span.image * plan.pixels, height, width, num_segments, y,
+                                   runs[r].begin - row, runs[r].length));
         }
+        moments[strip].resize(groups * slots);
+        const std::unique_ptr<acc[]> tile(new acc[groups * span.length * kGroup]);
+        load_tile(view, span, tile.get());
+        for (int64_t g = 0; g < groups; ++g)
+          merge_runs(runs, before.data(), tile.get() + g * span.length * kGroup, moments[strip].data() + g * slots);
       });
 
   std::vector<Shape> total(batch * num_segments);
@@ -108,11 +161,12 @@ void reduce(const Tensor& features, const Tensor& labels, int64_t num_segments, 
     const int64_t segment = b * num_segments + k;
     const Shape& part = shapes[strip][slot];
     const acc before = static_cast<acc>(total[segment].count), own = static_cast<acc>(part.count);
-    const acc* part_mean = moments[strip].data() + slot * 2 * channels;
-    const acc* part_m2 = part_mean + channels;
-    for (int64_t c = 0; c < channels; ++c)
-      chan_merge(before, out_mean[segment * channels + c], out_m2[segment * channels + c], own, part_mean[c],
-                 part_m2[c]);
+    const int64_t slots = static_cast<int64_t>(shapes[strip].size());
+    for (int64_t c = 0; c < channels; ++c) {
+      const GroupMoments<acc>& group = moments[strip][c / kGroup * slots + slot];
+      chan_merge(before, out_mean[segment * channels + c], out_m2[segment * channels + c], own, group.mean[c % kGroup],
+                 group.m2[c % kGroup]);
+    }
     total[segment].merge(part);
   });
 
@@ -155,12 +209,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> segment_moments(const
   return {count, mean, m2, centroid, box, boundary};
 }
 
-// One task per row, run by run: a run shares its segment's three numbers per channel. Reads the features once, writes
-// their gradient once: 4 + 2 C s bytes per pixel.
+// One channel of one run: its pixels share their segment's three numbers.
+template <typename scalar_t, typename acc>
+void differentiate_run(acc grad_mean, acc grad_m2, acc count, acc mean, const scalar_t* source, int64_t source_stride,
+                       scalar_t* target, int64_t target_stride, int64_t n) {
+  if (source_stride == 1 && target_stride == 1)
+    for (int64_t i = 0; i < n; ++i)
+      target[i] = static_cast<scalar_t>(moments_gradient(grad_mean, grad_m2, count, mean, static_cast<acc>(source[i])));
+  else
+    for (int64_t i = 0; i < n; ++i)
+      target[i * target_stride] = static_cast<scalar_t>(
+          moments_gradient(grad_mean, grad_m2, count, mean, static_cast<acc>(source[i * source_stride])));
+}
+
+// One task per row, in blocks whose channels share the cache. Reads the features once, writes their gradient once:
+// 4 + 2 C s bytes per pixel.
 template <typename scalar_t>
 void differentiate(const Tensor& grad_mean, const Tensor& grad_m2, const Tensor& features, const Tensor& labels,
                    const Tensor& count, const Tensor& mean, const Tensor& grad_features) {
   using acc = acc_t<scalar_t>;
+  constexpr int64_t kBlock = 128;
   const auto view = image_view<scalar_t>(features);
   const auto out = mutable_image_view<scalar_t>(grad_features);
   const int64_t num_segments = count.size(1), channels = view.channels, height = view.height, width = view.width;
@@ -172,24 +240,26 @@ void differentiate(const Tensor& grad_mean, const Tensor& grad_m2, const Tensor&
   parallel(view.batch * height, [&](int64_t task) {
     const int64_t b = task / height, y = task % height;
     const int32_t* row = label + task * width;
-    for (int64_t begin = 0, end = 0; begin < width; begin = end) {
-      while (end < width && row[end] == row[begin]) ++end;
-      const bool inside = row[begin] >= 0 && row[begin] < num_segments;
-      const int64_t segment = inside ? b * num_segments + row[begin] : 0;
-      for (int64_t c = 0; c < channels; ++c) {
-        const scalar_t* source = view.pixel(b, y, begin) + c * view.channel_stride;
-        scalar_t* target = out.pixel(b, y, begin) + c * out.channel_stride;
-        if (!inside) {
-          for (int64_t i = 0; i < end - begin; ++i) target[i * out.column_stride] = scalar_t(0);
-          continue;
+    for (int64_t block = 0; block < width; block += kBlock) {
+      const int64_t block_end = std::min(block + kBlock, width);
+      int32_t starts[kBlock + 1];
+      int64_t runs = 0;
+      for (int64_t x = block; x < block_end; ++x)
+        if (x == block || row[x] != row[x - 1]) starts[runs++] = static_cast<int32_t>(x);
+      starts[runs] = static_cast<int32_t>(block_end);
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t r = 0; r < runs; ++r) {
+          const int64_t x = starts[r], length = starts[r + 1] - x;
+          scalar_t* target = out.pixel(b, y, x) + c * out.channel_stride;
+          if (row[x] < 0 || row[x] >= num_segments) {
+            for (int64_t i = 0; i < length; ++i) target[i * out.column_stride] = scalar_t(0);
+            continue;
+          }
+          const int64_t segment = b * num_segments + row[x], entry = segment * channels + c;
+          differentiate_run(of_mean[entry], of_m2[entry], static_cast<acc>(n[segment]), segment_mean[entry],
+                            view.pixel(b, y, x) + c * view.channel_stride, view.column_stride, target,
+                            out.column_stride, length);
         }
-        const int64_t entry = segment * channels + c;
-        const acc size = static_cast<acc>(n[segment]);
-        for (int64_t i = 0; i < end - begin; ++i)
-          target[i * out.column_stride] =
-              static_cast<scalar_t>(moments_gradient(of_mean[entry], of_m2[entry], size, segment_mean[entry],
-                                                     static_cast<acc>(source[i * view.column_stride])));
-      }
     }
   });
 }
