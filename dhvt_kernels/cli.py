@@ -120,7 +120,7 @@ def tokenize(
     cell: Annotated[int, _option("Side of a soft leaf's cell in pixels.")] = 8,
     iterations: Annotated[int, _option("Updates of the soft leaves.")] = 5,
     compactness: Annotated[float, _option("Weight of position against colour in the soft leaves.")] = 5.0,
-    temperature: Annotated[float, _option("Softness of the assignment of pixels to leaves.")] = 1.0,
+    temperature: Annotated[float, _option("Softness of the assignment of pixels to leaves.")] = 16.0,
     smoothing: Annotated[float, _option("Sigma of the Gaussian smoothing of the features, in pixels.")] = 0.7,
     distance: Annotated[Literal["ward_length", "ward", "feature"], _option("What is merged first.")] = "ward_length",
     merge_compactness: Annotated[float, _option("Weight of position in the distance.")] = 0.0,
@@ -135,7 +135,7 @@ def tokenize(
     select: Annotated[Literal["optimal", "greedy"], _option("How the cut of the hierarchy is chosen.")] = "optimal",
     lookahead: Annotated[int, _option("Generations that the greedy selection looks down.")] = 1,
     min_gain: Annotated[float, _option("Least gain of a greedy split.")] = 0.0,
-    selection_temperature: Annotated[float, _option("Softness of the expected number of tokens.")] = 1.0,
+    selection_temperature: Annotated[float, _option("Softness of the expected number of tokens.")] = 16.0,
 ) -> None:
     """Tokenize pictures.
 
@@ -153,6 +153,7 @@ def tokenize(
         raise typer.BadParameter(f"device: cannot use {device!r}{reason}") from error
     try:
         tokenizer = Tokenizer(**parameters).to(device).eval()
+        tokenizer(torch.zeros(1, 3, 1, 1, device=device))  # some parameters are checked only here
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(_line(error)) from error
     if output.exists() and not output.is_dir():

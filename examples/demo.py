@@ -91,7 +91,7 @@ def main() -> None:
     table.add_column("tokens", justify="right")
     for budget in BUDGETS:
         table.add_column(f"at {budget}", justify="right")
-    for title in ("ms", "reference ms", "speed-up"):
+    for title in ("ms", "ref. ms", "speed-up"):
         table.add_column(title, justify="right")
 
     rows = []
