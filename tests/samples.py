@@ -7,6 +7,7 @@ ordinary case, the others degenerate ones (empty batch, one pixel).
 from collections.abc import Callable
 from typing import Any
 
+import samples_components
 import samples_moments
 import samples_soft
 import samples_tokens
@@ -15,6 +16,7 @@ import torch
 
 SAMPLES: dict[str, Callable[[torch.dtype], list[tuple[Any, ...]]]] = {
     **samples_moments.SAMPLES,
+    **samples_components.SAMPLES,
     **samples_soft.SAMPLES,
     **samples_tree.SAMPLES,
     **samples_tokens.SAMPLES,

@@ -1,0 +1,24 @@
+"""Arguments for connected_components."""
+
+import torch
+from grid import blocks
+
+
+def _connected_components(dtype):
+    labels = blocks(2, 100, 48, 5)
+    noise = torch.rand(2, 100, 48)
+    labels[noise < 0.2] = 3
+    labels[noise > 0.9] = -1
+    features = torch.randint(0, 4, (2, 3, 100, 48)).to(dtype) / 10
+    empty = torch.empty(0, 4, 5, dtype=torch.int32)
+    return [
+        (labels, features, 6, True),
+        (labels, features.contiguous(memory_format=torch.channels_last), 6, False),
+        (labels, None, 0, False),
+        (empty, torch.empty(0, 3, 4, 5, dtype=dtype), 2, True),
+        (torch.zeros(1, 1, 1, dtype=torch.int32), torch.ones(1, 2, 1, 1, dtype=dtype), 4, True),
+        (torch.empty(2, 0, 3, dtype=torch.int32), None, 0, False),
+    ]
+
+
+SAMPLES = {"connected_components": _connected_components}
