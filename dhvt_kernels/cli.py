@@ -98,6 +98,7 @@ def info_command(
 
 
 _TOKENIZER, _OUTPUT = "Tokenizer", "Output"
+_DEFAULTS: dict[str, Any] = {name: p.default for name, p in inspect.signature(Tokenizer).parameters.items()}
 
 
 def _option(text: str, panel: str = _TOKENIZER, **limits: Any) -> Any:
@@ -115,27 +116,49 @@ def tokenize(
     grid: Annotated[int, _option("Side of the tokens' position histograms.", _OUTPUT, min=1)] = 14,
     batch_size: Annotated[int, _option("Pictures of equal size tokenized together.", _OUTPUT, min=1)] = 8,
     device: Annotated[str, _option("Where to tokenize, e.g. cpu or cuda.", _OUTPUT)] = "cpu",
-    max_tokens: Annotated[int | None, _option("Budget of tokens for each picture; none by default.")] = None,
-    leaves: Annotated[Literal["soft", "pixels"], _option("What the hierarchy starts from.")] = "soft",
-    cell: Annotated[int, _option("Side of a soft leaf's cell in pixels.")] = 8,
-    iterations: Annotated[int, _option("Updates of the soft leaves.")] = 5,
-    compactness: Annotated[float, _option("Weight of position against colour in the soft leaves.")] = 5.0,
-    temperature: Annotated[float, _option("Softness of the assignment of pixels to leaves.")] = 16.0,
-    smoothing: Annotated[float, _option("Sigma of the Gaussian smoothing of the features, in pixels.")] = 0.7,
-    distance: Annotated[Literal["ward_length", "ward", "feature"], _option("What is merged first.")] = "ward_length",
-    merge_compactness: Annotated[float, _option("Weight of position in the distance.")] = 0.0,
-    depth: Annotated[int | None, _option("Levels of the hierarchy; all by default, 1 = only leaves.")] = None,
+    max_tokens: Annotated[int | None, _option("Budget of tokens for each picture; none by default.")] = _DEFAULTS[
+        "max_tokens"
+    ],
+    leaves: Annotated[Literal["soft", "pixels"], _option("What the hierarchy starts from.")] = _DEFAULTS["leaves"],
+    cell: Annotated[int, _option("Side of a soft leaf's cell in pixels.")] = _DEFAULTS["cell"],
+    iterations: Annotated[int, _option("Updates of the soft leaves.")] = _DEFAULTS["iterations"],
+    compactness: Annotated[float, _option("Weight of position against colour in the soft leaves.")] = _DEFAULTS[
+        "compactness"
+    ],
+    temperature: Annotated[float, _option("Softness of the assignment of pixels to leaves.")] = _DEFAULTS[
+        "temperature"
+    ],
+    smoothing: Annotated[float, _option("Sigma of the Gaussian smoothing of the features, in pixels.")] = _DEFAULTS[
+        "smoothing"
+    ],
+    distance: Annotated[Literal["ward_length", "ward", "feature"], _option("What is merged first.")] = _DEFAULTS[
+        "distance"
+    ],
+    merge_compactness: Annotated[float, _option("Weight of position in the distance.")] = _DEFAULTS[
+        "merge_compactness"
+    ],
+    depth: Annotated[int | None, _option("Levels of the hierarchy; all by default, 1 = only leaves.")] = _DEFAULTS[
+        "depth"
+    ],
     criterion: Annotated[
         Literal["bic", "aic", "aicc", "hqc", "cic", "mdl", "fixed"],
         _option("Information criterion; fixed: as many tokens as --max-tokens allows."),
-    ] = "bic",
-    noise: Annotated[float, _option("Variance of noise and texture, in squared units of the features.")] = 16.0,
-    pixel_correlation: Annotated[float, _option("Pixels that count as one sample.")] = 4.0,
-    strength: Annotated[float, _option("Factor on the criterion's penalty: more gives fewer tokens.")] = 1.0,
-    select: Annotated[Literal["optimal", "greedy"], _option("How the cut of the hierarchy is chosen.")] = "optimal",
-    lookahead: Annotated[int, _option("Generations that the greedy selection looks down.")] = 1,
-    min_gain: Annotated[float, _option("Least gain of a greedy split.")] = 0.0,
-    selection_temperature: Annotated[float, _option("Softness of the expected number of tokens.")] = 16.0,
+    ] = _DEFAULTS["criterion"],
+    noise: Annotated[float, _option("Variance of noise and texture, in squared units of the features.")] = _DEFAULTS[
+        "noise"
+    ],
+    pixel_correlation: Annotated[float, _option("Pixels that count as one sample.")] = _DEFAULTS["pixel_correlation"],
+    strength: Annotated[float, _option("Factor on the criterion's penalty: more gives fewer tokens.")] = _DEFAULTS[
+        "strength"
+    ],
+    select: Annotated[Literal["optimal", "greedy"], _option("How the cut of the hierarchy is chosen.")] = _DEFAULTS[
+        "select"
+    ],
+    lookahead: Annotated[int, _option("Generations that the greedy selection looks down.")] = _DEFAULTS["lookahead"],
+    min_gain: Annotated[float, _option("Least gain of a greedy split.")] = _DEFAULTS["min_gain"],
+    selection_temperature: Annotated[float, _option("Softness of the expected number of tokens.")] = _DEFAULTS[
+        "selection_temperature"
+    ],
 ) -> None:
     """Tokenize pictures.
 
@@ -144,8 +167,7 @@ def tokenize(
 
     A file that cannot be read is reported and left out; the exit code is then 1.
     """
-    names = inspect.signature(Tokenizer).parameters
-    parameters = {name: value for name, value in context.params.items() if name in names}
+    parameters = {name: value for name, value in context.params.items() if name in _DEFAULTS}
     try:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:  # torch's message about an unknown name lists every device there is

@@ -77,13 +77,11 @@ def test_info_names_the_reason(dhvt, monkeypatch):
     assert json.loads(dhvt("info", "--json")[1])["backends"]["native CPU"] == "it was not built"
 
 
-def test_defaults_are_those_of_the_tokenizer():
+def test_every_parameter_of_the_tokenizer_has_an_option():
     ours = inspect.signature(cli.tokenize).parameters
-    theirs = dict(inspect.signature(dk.Tokenizer).parameters)
     # A module cannot be given in a shell; the other two have no meaning for pictures without gradients.
-    for name in ("features", "grad", "check_finite"):
-        del theirs[name]
-    assert {name: ours[name].default for name in theirs} == {name: theirs[name].default for name in theirs}
+    theirs = set(inspect.signature(dk.Tokenizer).parameters) - {"features", "grad", "check_finite"}
+    assert theirs <= set(ours)
 
 
 def test_files(dhvt, tmp_path):
@@ -139,7 +137,6 @@ def test_options_reach_the_tokenizer(dhvt, tmp_path, monkeypatch):
         given.update(parameters)
         raise ValueError("stop here")
 
-    tokenizer.__signature__ = inspect.signature(dk.Tokenizer)
     monkeypatch.setattr(cli, "Tokenizer", tokenizer)
     wanted = {
         "leaves": "pixels", "cell": 5, "iterations": 6, "compactness": 7.5, "temperature": 2.5, "smoothing": 0.25,

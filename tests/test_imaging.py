@@ -131,6 +131,7 @@ def test_exif_orientation(saved, orientation):
     np.testing.assert_allclose(saved(stored, "photo.jpg", exif=exif, quality=95, subsampling=0), upright, atol=60)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "gif", "webp", "bmp"])
 def test_broken_files_give_one_line(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
