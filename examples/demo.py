@@ -35,7 +35,7 @@ BUDGETS = (64, 128, 196)
 SIDE = 224
 
 
-def crop(photograph: Tensor, side: int = SIDE) -> Tensor:
+def crop(photograph: Tensor, side: int) -> Tensor:
     """The photograph scaled to a short side of `side` pixels and cut to its central square, uint8 [3,side,side]."""
     image = Image.fromarray(photograph.permute(1, 2, 0).numpy())
     scale = side / min(image.size)
@@ -76,12 +76,12 @@ def sheet(
     return page
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for the pictures (default: demo)")
     parser.add_argument("--docs", action="store_true", help="also write docs/images/demo.png")
     parser.add_argument("--repeats", type=int, default=9, help="timed calls of the native path (default: 9)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
 
     tokenizer = dk.Tokenizer()
@@ -102,7 +102,7 @@ def main() -> None:
         save_image(mean_colors(full, partition), options.output / f"{name}_mean.png")
         (options.output / f"{name}.svg").write_text(dk.to_svg(full, partition))
 
-        image = crop(full)
+        image = crop(full, SIDE)
         hierarchy = tokenizer.hierarchy(image[None])
         default = hierarchy.cut()
         cuts = [hierarchy.cut(max_tokens=budget) for budget in BUDGETS]
