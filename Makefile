@@ -1,0 +1,45 @@
+# `make demo` and `make test` set everything up in .venv. A fresh machine needs python3 (>= 3.10, with venv), g++ and make.
+# Without a GPU a smaller torch will do: make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp)
+
+.PHONY: venv demo test lint format clean wheel
+
+venv: .venv/built
+
+demo: venv
+	$(BIN)/python examples/demo.py
+
+test: venv
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+wheel: venv
+	$(BIN)/pip wheel --no-build-isolation --no-deps -w dist .
+
+clean:
+	rm -rf build dist *.egg-info dhvt_kernels/_C.so .venv/built .*_cache
+
+# torch first, so that nothing else picks its version; the editable install builds the library.
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q 'setuptools>=77' wheel cmake ninja
+	$(BIN)/pip install -q --no-build-isolation -e '.[dev,demo]'
+	touch $@ .venv/built
+
+.venv/built: .venv/installed CMakeLists.txt setup.py $(CPP)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@

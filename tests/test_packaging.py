@@ -1,0 +1,172 @@
+"""Building, the wheel, and importing where something is missing."""
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+USE = """
+import torch, dhvt_kernels as dk
+print(dk.__file__)
+print(dk.connected_components(torch.zeros(1, 2, 2, dtype=torch.int32)).counts.tolist())
+"""
+
+# One worker runs them all, so that the wheel is built once.
+pytestmark = [pytest.mark.xdist_group("packaging"), pytest.mark.skipif(os.name != "posix", reason="Linux only")]
+
+
+def copy_sources(to):
+    """What a source distribution holds, without anything built here."""
+    for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, to)
+    ignore = shutil.ignore_patterns("_C.so*", "__pycache__")
+    for folder in ("csrc", "dhvt_kernels"):
+        shutil.copytree(ROOT / folder, to / folder, ignore=ignore)
+    return to
+
+
+def run(command, cwd, **environment):
+    """The finished process, output captured; an environment variable of None is unset."""
+    variables = {k: v for k, v in {**os.environ, **environment}.items() if v is not None}
+    return subprocess.run([str(part) for part in command], cwd=cwd, env=variables, capture_output=True, text=True)
+
+
+def build_wheel(source, **environment):
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-v",
+        "--no-build-isolation",
+        "--no-deps",
+        "-w",
+        source / "dist",
+        source,
+    ]
+    return run(pip, source, **environment)
+
+
+def use(folder, **environment):
+    """Imports the package that lies in `folder`, in a new Python, and runs an operator."""
+    result = run([sys.executable, "-c", USE], folder, PYTHONPATH=str(folder), DHVT_KERNELS_BACKEND=None, **environment)
+    assert result.returncode == 0, result.stderr
+    file, counts = result.stdout.splitlines()
+    assert Path(file).parent.parent == folder
+    assert counts == "[1]"
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from clean sources, without optimisation: that compiles several times faster."""
+    source = copy_sources(tmp_path_factory.mktemp("source"))
+    result = build_wheel(source, CMAKE_BUILD_TYPE="None")
+    assert result.returncode == 0, result.stdout + result.stderr
+    (file,) = (source / "dist").glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("installed")
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_build_takes_less_than_three_minutes_on_two_cores(tmp_path):
+    """By processor time, which other work on the machine does not change."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = build_wheel(copy_sources(tmp_path))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2 * 180
+
+
+def test_one_wheel_for_every_python(wheel):
+    assert re.fullmatch(r"dhvt_kernels-[\d.]+-py3-none-(linux|macosx)_\w+\.whl", wheel.name)
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"dhvt_kernels/_C.so", "dhvt_kernels/py.typed", "dhvt_kernels/ops/__init__.py"} <= set(names)
+    assert not [name for name in names if name.endswith((".cpp", ".h")) or name.startswith(("tests", "csrc"))]
+
+
+def test_every_module_is_in_the_wheel(wheel):
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "dhvt_kernels").rglob("*.py")}
+    assert modules <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_wheel_runs_its_kernels(installed):
+    assert use(installed) == ""
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="needs nm")
+def test_undefined_symbols_are_only_stable_ones(installed):
+    lines = run(["nm", "-D", "--undefined-only", installed / "dhvt_kernels" / "_C.so"], installed).stdout.splitlines()
+    symbols = [line.split()[-1] for line in lines]
+    assert any(symbol.startswith("aoti_torch_") for symbol in symbols)
+    torch_shims = re.compile(r"(aoti_torch|torch)_\w+")
+    system = re.compile(r"\w+@+(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+|__gmon_start__|_ITM_\w+|__cxa_finalize")
+    assert [s for s in symbols if not torch_shims.fullmatch(s) and not system.fullmatch(s)] == []
+
+
+def test_without_the_library_it_runs_on_the_reference_and_says_so_once(tmp_path):
+    copy_sources(tmp_path)
+    message = use(tmp_path)
+    assert message.count("running on the plain PyTorch reference") == 1
+    assert "_C.so was not built" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_broken_library_is_a_reason_not_a_crash(tmp_path):
+    copy_sources(tmp_path)
+    (tmp_path / "dhvt_kernels" / "_C.so").write_bytes(b"not a library")
+    assert "_C.so does not load with torch" in use(tmp_path)
+
+
+def test_without_a_compiler_it_installs_and_says_so(tmp_path):
+    source = copy_sources(tmp_path)
+    (source / "bin").mkdir()
+    result = build_wheel(source, PATH=str(source / "bin"), CXX=None)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "no C++ compiler found" in result.stdout + result.stderr
+    (file,) = (source / "dist").glob("*.whl")
+    zipfile.ZipFile(file).extractall(source / "site")
+    assert "running on the plain PyTorch reference" in use(source / "site")
+
+
+def test_without_torch_the_build_prints_the_command(tmp_path):
+    source = copy_sources(tmp_path)
+    (source / "hidden").mkdir()
+    (source / "hidden" / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
+    result = run([sys.executable, "setup.py", "build_ext"], source, PYTHONPATH=str(source / "hidden"))
+    assert result.returncode != 0
+    assert "pip install --no-build-isolation ." in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_cmake_alone_builds(tmp_path):
+    """One source file is enough to know: the wheel has compiled the others."""
+    source = copy_sources(tmp_path)
+    for file in (source / "csrc" / "cpu").glob("*.cpp"):
+        if file.stem != "connected_components":
+            file.unlink()
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    torch_directory = f"-DDHVT_TORCH_DIR={Path(torch.__file__).parent}"
+    for command in (
+        ["cmake", "-S", ".", "-B", "build", "-G", "Ninja", torch_directory],
+        ["cmake", "--build", "build"],
+        ["cmake", "--install", "build", "--prefix", "."],
+    ):
+        result = run(command, source, PATH=path)
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert use(source) == ""
