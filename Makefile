@@ -32,14 +32,14 @@ wheel: venv
 clean:
 	rm -rf build dist *.egg-info dhvt_kernels/_C.so .venv/built .*_cache
 
-# torch first, so that nothing else picks its version; the editable install builds the library.
+# torch first, so that nothing else picks its version.
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q $(TORCH)
 	$(BIN)/pip install -q 'setuptools>=77' wheel cmake ninja
-	$(BIN)/pip install -q --no-build-isolation -e '.[dev,demo]'
-	touch $@ .venv/built
+	touch $@
 
+# The editable install builds the library; ninja compiles only what changed.
 .venv/built: .venv/installed CMakeLists.txt setup.py $(CPP)
-	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/pip install -q --no-build-isolation -e '.[dev,demo]'
 	touch $@

@@ -37,7 +37,8 @@ class CMakeBuild(build_ext):
         cmake, ninja = tool("cmake"), tool("ninja")
         if not cmake or not ninja:
             sys.exit("dhvt_kernels: building needs CMake and ninja. Run: pip install cmake ninja")
-        build = Path(self.build_temp).resolve() / "cmake"
+        # pip gives an editable install a new temporary folder each time; here the next one compiles only what changed.
+        build = (ROOT / "build" if self.editable_mode else Path(self.build_temp)).resolve() / "cmake"
         configure = ["-S", str(ROOT), "-B", str(build), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         subprocess.run([cmake, *configure, f"-DDHVT_TORCH_DIR={Path(torch.__file__).parent}"], check=True)
         jobs = os.environ.get("MAX_JOBS")
