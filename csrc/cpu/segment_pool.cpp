@@ -172,6 +172,17 @@ Tensor segment_dot(const Tensor& values, const Tensor& features, const Tensor& l
   return out;
 }
 
+// Whether any of the values would replace m.
+template <typename acc>
+bool exceeds(const acc* value, int64_t length, acc m) {
+  int32_t lane[4] = {};
+  int64_t i = 0;
+  for (; i + 4 <= length; i += 4)
+    for (int j = 0; j < 4; ++j) lane[j] |= !(value[i + j] <= m);
+  for (; i < length; ++i) lane[0] |= !(value[i] <= m);
+  return m == m && (lane[0] | lane[1] | lane[2] | lane[3]);
+}
+
 // The same plan as the sum: each strip finds the maxima of its segments, the strips are compared in raster order.
 // -> values [B,K,C] (0 where empty), index [B,K,C] (y * W + x; -1 where empty).
 template <typename scalar_t>
@@ -215,6 +226,8 @@ void maximum(const ImageView<const scalar_t>& view, const int32_t* label, int64_
           for (const Run& run : runs) {
             acc m = top[run.slot];
             int32_t position = at[run.slot];
+            // Most runs hold nothing larger: four lanes at once find out, and only the others are searched.
+            if (position >= 0 && !exceeds(plane + run.begin, run.length, m)) continue;
             for (int64_t i = run.begin; i < run.begin + run.length; ++i) {
               const bool better = takes_over(plane[i], m, position);
               m = better ? plane[i] : m;

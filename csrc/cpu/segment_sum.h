@@ -53,27 +53,37 @@ const acc_t<scalar_t>* read_plane(const ImageView<const scalar_t>& view, int64_t
   return scratch;
 }
 
-// out[c * stride + slot] += the sum of every run in N planes at once; four lanes per plane keep the adder busy.
+// out[c * slots + slot] += the sum of every run in N planes at once. Every slot keeps four partial sums per plane, so
+// that runs add whole vectors; they are added up once, at the end. lanes: scratch [slots][N][4].
 template <int N, typename acc>
-void add_runs(const acc* const* plane, const std::vector<Run>& runs, int64_t stride, acc* out) {
+void add_runs(const acc* const* plane, const std::vector<Run>& runs, int64_t slots, std::vector<acc>& lanes, acc* out) {
+  lanes.assign(slots * N * 4, acc(0));
   for (const Run& run : runs) {
-    acc lane[N][4] = {};
+    acc* of_slot = lanes.data() + run.slot * N * 4;
+    acc lane[N][4];
+    std::copy(of_slot, of_slot + N * 4, &lane[0][0]);
     int64_t i = 0;
     for (; i + 4 <= run.length; i += 4)
       for (int c = 0; c < N; ++c)
         for (int j = 0; j < 4; ++j) lane[c][j] += plane[c][run.begin + i + j];
     for (; i < run.length; ++i)
       for (int c = 0; c < N; ++c) lane[c][0] += plane[c][run.begin + i];
-    for (int c = 0; c < N; ++c) out[c * stride + run.slot] += (lane[c][0] + lane[c][1]) + (lane[c][2] + lane[c][3]);
+    std::copy(&lane[0][0], &lane[0][0] + N * 4, of_slot);
   }
+  for (int64_t slot = 0; slot < slots; ++slot)
+    for (int c = 0; c < N; ++c) {
+      const acc* lane = lanes.data() + (slot * N + c) * 4;
+      out[c * slots + slot] += (lane[0] + lane[1]) + (lane[2] + lane[3]);
+    }
 }
 
 template <typename acc>
-void add_runs(int64_t planes, const acc* const* plane, const std::vector<Run>& runs, int64_t stride, acc* out) {
-  if (planes == 1) return add_runs<1>(plane, runs, stride, out);
-  if (planes == 2) return add_runs<2>(plane, runs, stride, out);
-  if (planes == 3) return add_runs<3>(plane, runs, stride, out);
-  add_runs<4>(plane, runs, stride, out);
+void add_runs(int64_t planes, const acc* const* plane, const std::vector<Run>& runs, int64_t slots,
+              std::vector<acc>& lanes, acc* out) {
+  if (planes == 1) return add_runs<1>(plane, runs, slots, lanes, out);
+  if (planes == 2) return add_runs<2>(plane, runs, slots, lanes, out);
+  if (planes == 3) return add_runs<3>(plane, runs, slots, lanes, out);
+  add_runs<4>(plane, runs, slots, lanes, out);
 }
 
 // out [C] += the sum of `length` pixels of C adjacent channels, times weight [length] if given. Four pixels at a time:
@@ -118,8 +128,9 @@ void sum_over_segments(const ImageView<const scalar_t>& view, const int32_t* lab
     acc* table = partial[strip].data();
     acc* strip_mass = table + slots * channels;
     const acc* w = weight ? weight + b * plan.pixels + begin : nullptr;
+    std::vector<acc> lanes;
     if (w) {
-      add_runs<1>(&w, runs, slots, strip_mass);
+      add_runs<1>(&w, runs, slots, lanes, strip_mass);
     } else {
       for (const Run& run : runs) strip_mass[run.slot] += acc(run.length);
     }
@@ -140,7 +151,7 @@ void sum_over_segments(const ImageView<const scalar_t>& view, const int32_t* lab
         const acc* plane[4];
         for (int64_t j = 0; j < planes; ++j)
           plane[j] = read_plane(view, b, c + j, begin, length, w, scratch.data() + j * length);
-        add_runs(planes, plane, runs, slots, table + c * slots);
+        add_runs(planes, plane, runs, slots, lanes, table + c * slots);
       }
     }
   };

@@ -72,6 +72,11 @@ class SlotTable {
   std::unique_ptr<Entry, Free> entries_;
 };
 
+// Whether any of four labels differs from `label`.
+inline bool differs4(const int32_t* labels, int32_t label) {
+  return ((labels[0] ^ label) | (labels[1] ^ label)) | ((labels[2] ^ label) | (labels[3] ^ label));
+}
+
 using StripLabels = std::vector<std::vector<int32_t>>;  // [strips][slots]: the label of each slot
 
 // One task per strip: finds the runs and slots, then calls body(strip, runs, labels of the slots). label [B,H,W].
@@ -92,6 +97,7 @@ StripLabels for_each_strip(const StripPlan& plan, const int32_t* label, int64_t 
         const int64_t limit = std::min(row_end, length);
         const int32_t current = of_pixel[i];
         int64_t end = i + 1;
+        while (end + 4 <= limit && !differs4(of_pixel + end, current)) end += 4;
         while (end < limit && of_pixel[end] == current) ++end;
         const int32_t slot = table.find(current, labels);
         if (slot >= 0) runs.push_back({static_cast<int32_t>(i), static_cast<int32_t>(end - i), slot});

@@ -29,29 +29,45 @@ struct Axis {
 
 bool is_empty(const int32_t* box) { return box[2] < box[0] || box[3] < box[1]; }
 
-// Bilinear resampling of one plane in two steps: rows are resampled along x once each and kept while neighbouring
-// samples need them, then mixed along y. row_of(y) gives a function x -> value. out [P,P].
-template <typename scalar_t, typename acc, typename RowOf>
-void resample(const Axis<acc>& y, const Axis<acc>& x, acc* scratch, const RowOf& row_of, scalar_t* out) {
+// One row resampled along x: the two pixels of each sample are fetched first, then all are mixed at once, without a
+// branch per sample. value(x) is a pixel. scratch [2 P], out [P].
+template <typename acc, typename Value>
+void resample_row(const Axis<acc>& x, const Value& value, acc* __restrict scratch, acc* __restrict out) {
   const int64_t size = static_cast<int64_t>(x.low.size());
-  acc *first = scratch, *second = scratch + size;
+  const int64_t *low = x.low.data(), *high = x.high.data();
+  const acc* __restrict share = x.share.data();
+  for (int64_t j = 0; j < size; ++j) {
+    scratch[j] = value(low[j]);
+    scratch[size + j] = value(high[j]);
+  }
+  for (int64_t j = 0; j < size; ++j) {
+    const acc mixed = (acc(1) - share[j]) * scratch[j] + share[j] * scratch[size + j];
+    out[j] = share[j] > 0 ? mixed : scratch[j];
+  }
+}
+
+// Bilinear resampling of one plane in two steps: rows are resampled along x once each and kept while neighbouring
+// samples need them, then mixed along y. row_of(y) gives a function x -> value. scratch [4 P], out [P,P].
+template <typename scalar_t, typename acc, typename RowOf>
+void resample(const Axis<acc>& y, const Axis<acc>& x, acc* scratch, const RowOf& row_of, scalar_t* __restrict out) {
+  const int64_t size = static_cast<int64_t>(x.low.size());
+  acc *first = scratch, *second = scratch + size, *fetched = scratch + 2 * size;
   int64_t in_first = -1, in_second = -1;
-  const auto fill = [&](acc* target, int64_t row) {
-    const auto value = row_of(row);
-    for (int64_t j = 0; j < size; ++j) target[j] = mix<acc>(value(x.low[j]), value(x.high[j]), x.share[j]);
-  };
-  for (int64_t i = 0; i < size; ++i) {
+  for (int64_t i = 0; i < size; ++i, out += size) {
     if (y.low[i] == in_second) {
       std::swap(first, second);
       std::swap(in_first, in_second);
     }
-    if (y.low[i] != in_first) fill(first, in_first = y.low[i]);
-    if (y.share[i] == 0) {
-      for (int64_t j = 0; j < size; ++j) out[i * size + j] = scalar_t(first[j]);
+    if (y.low[i] != in_first) resample_row(x, row_of(in_first = y.low[i]), fetched, first);
+    const acc* __restrict a = first;
+    const acc t = y.share[i], rest = acc(1) - t;
+    if (t == 0) {  // not 1 * a + 0 * b, which is NaN where b is not finite
+      for (int64_t j = 0; j < size; ++j) out[j] = scalar_t(a[j]);
       continue;
     }
-    if (y.high[i] != in_second) fill(second, in_second = y.high[i]);
-    for (int64_t j = 0; j < size; ++j) out[i * size + j] = scalar_t(mix(first[j], second[j], y.share[i]));
+    if (y.high[i] != in_second) resample_row(x, row_of(in_second = y.high[i]), fetched, second);
+    const acc* __restrict b = second;
+    for (int64_t j = 0; j < size; ++j) out[j] = scalar_t(rest * a[j] + t * b[j]);
   }
 }
 
@@ -64,7 +80,8 @@ void patches_of(const ImageView<const scalar_t>& image, const int32_t* label, co
   const int64_t area = size * size, channels = image.channels;
   torch::stable::parallel_for(0, image.batch * num_segments, 1, [&](int64_t begin, int64_t end) {
     Axis<acc> y(size), x(size), x_offset(size);
-    std::vector<acc> scratch(2 * size);
+    std::vector<acc> scratch(4 * size);
+    const acc share_of[2] = {0, 1};
     for (int64_t task = begin; task < end; ++task) {
       const int64_t b = task / num_segments, k = task % num_segments;
       const int32_t* corner = box + task * 4;
@@ -95,7 +112,7 @@ void patches_of(const ImageView<const scalar_t>& image, const int32_t* label, co
       resample(
           y, x, scratch.data(),
           [&](int64_t row) {
-            return [k, of_row = labels + row * image.width](int64_t column) { return acc(of_row[column] == k); };
+            return [=, of_row = labels + row * image.width](int64_t column) { return share_of[of_row[column] == k]; };
           },
           mask);
     }
