@@ -24,7 +24,8 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX"), "c++", "g++", "clang++") if compiler):
             print(
-                "dhvt_kernels: no C++ compiler found, so no kernels are built: the package runs on its PyTorch reference."
+                "dhvt_kernels: no C++ compiler found, so no kernels are built: "
+                "the package runs on its PyTorch reference."
             )
             return
         try:

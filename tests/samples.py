@@ -1,7 +1,7 @@
 """Arguments for every operator of the schema, used by the tests that hold for all operators.
 
-Each `samples_<area>.py` has `SAMPLES`: operator name -> function(dtype) -> list of argument tuples, the first of them an
-ordinary case, the others degenerate ones (empty batch, one pixel).
+Each `samples_<area>.py` has `SAMPLES`: operator name -> function(dtype) -> list of argument tuples, the first of them
+an ordinary case, the others degenerate ones (empty batch, one pixel).
 """
 
 from collections.abc import Callable
