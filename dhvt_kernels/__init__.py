@@ -1,8 +1,8 @@
 """Differentiable hierarchical visual tokenization: adaptive image tokens for PyTorch."""
 
 from . import ops as _operators
-from ._native import backend, register_reference, warn_once
-from .features import ConvEncoder, SmoothedLab, gaussian_blur, srgb_to_lab
+from ._native import backend, register_backends
+from .features import ConvEncoder, SmoothedLab, gaussian_blur
 from .hierarchy import Hierarchy, Selection
 from .ops import *  # noqa: F403
 from .partition import Partition, SoftLeaves
@@ -11,7 +11,7 @@ from .vectorize import to_svg
 
 __version__ = "0.1.0"
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     *_operators.__all__,
     "ConvEncoder",
     "Hierarchy",
@@ -23,9 +23,7 @@ __all__ = [  # noqa: PLE0604
     "backend",
     "gaussian_blur",
     "pad_images",
-    "srgb_to_lab",
     "to_svg",
 ]
 
-register_reference()
-warn_once()
+register_backends()

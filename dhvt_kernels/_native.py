@@ -59,36 +59,52 @@ def backend(name: str) -> Iterator[None]:
 
     Note:
         The choice is a registration with the dispatcher, for the whole process: it is not thread-safe, and a function
-        compiled by `torch.compile` obeys it too.
+        compiled by `torch.compile` obeys it too. The environment variable `DHVT_KERNELS_BACKEND` forces one from the start.
 
     Example:
         >>> import dhvt_kernels
         >>> with dhvt_kernels.backend("reference"):
         ...     pass
     """
-    reason = supports(name)
-    if reason is not None:
-        raise RuntimeError(f"backend {name!r} cannot run: {reason}")
-    if name != "reference" or native_error is not None:
-        yield
-        return
-    override = torch.library.Library(NAMESPACE, "IMPL")
+    before = _forced.name
+    _forced.switch(name)
     try:
+        yield
+    finally:
+        _forced.switch(before)
+
+
+class _Forced:
+    """The backend in force, and the registration that hides the compiled kernels while it is the reference."""
+
+    def __init__(self) -> None:
+        self.name = "auto"
+        self._override: torch.library.Library | None = None
+
+    def switch(self, name: str) -> None:
+        reason = supports(name)
+        if reason is not None:
+            raise RuntimeError(f"backend {name!r} cannot run: {reason}")
+        if self._override is not None:
+            self._override._destroy()
+            self._override = None
+        self.name = name
+        if name != "reference" or native_error is not None:
+            return
+        self._override = torch.library.Library(NAMESPACE, "IMPL")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*other operators may also be overridden", category=UserWarning)
             for operator in SCHEMAS:
-                override.impl(operator, _reference(operator), "CPU", allow_override=True)
-        yield
-    finally:
-        override._destroy()
+                self._override.impl(operator, _reference(operator), "CPU", allow_override=True)
 
 
-def register_reference() -> None:
-    """Put the reference below every backend: it runs wherever no kernel is registered for the device."""
+_forced = _Forced()
+
+
+def register_backends() -> None:
+    """Put the reference below every backend, so that it runs wherever no kernel is; then obey the environment."""
     for operator in SCHEMAS:
         library.impl(operator, _reference(operator), "CompositeExplicitAutograd")
-
-
-def warn_once() -> None:
-    if native_error is not None and os.environ.get("DHVT_KERNELS_BACKEND") != "reference":
+    _forced.switch(os.environ.get("DHVT_KERNELS_BACKEND", "auto"))
+    if native_error is not None and _forced.name == "auto":
         logger.warning("running on the plain PyTorch reference, which is slow: %s", native_error)

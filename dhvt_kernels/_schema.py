@@ -11,6 +11,8 @@ NAMESPACE = "dhvt_kernels"
 _CLUSTER = "int cell, float compactness, float temperature"
 
 SCHEMAS = {
+    "srgb_to_lab": "(Tensor images) -> Tensor",
+    "srgb_to_lab_backward": "(Tensor grad, Tensor images) -> Tensor",
     # Soft assignment and leaves. `coefficients` [2] (compactness, temperature) overrides the two numbers.
     "soft_assign": "(Tensor features, Tensor centers, Tensor positions, Tensor? mass, Tensor? mask, "
     f"Tensor? coefficients, {_CLUSTER}) -> (Tensor assignment, Tensor labels)",

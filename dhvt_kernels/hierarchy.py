@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ._checks import check_choice
-from .ops import CRITERIA, MergeTree, criterion_terms, tree_cut
+from ._checks import check_choice, check_float, check_int
+from .ops import CRITERIA, SELECTIONS, MergeTree, criterion_terms, tree_cut
 from .partition import Partition, SoftLeaves
 
 
@@ -26,8 +26,17 @@ class Selection:
 
     def __post_init__(self) -> None:
         check_choice("criterion", self.criterion, (*CRITERIA, "fixed"))
-        if self.criterion == "fixed" and self.max_tokens is None:
+        check_float("noise", self.noise, above=0)
+        check_float("pixel_correlation", self.pixel_correlation, above=0)
+        check_float("strength", self.strength, minimum=0)
+        if self.max_tokens is not None:
+            check_int("max_tokens", self.max_tokens, 1)
+        elif self.criterion == "fixed":
             raise ValueError('criterion: "fixed" expects max_tokens, the number of tokens; found None')
+        check_choice("select", self.select, SELECTIONS)
+        check_int("lookahead", self.lookahead, 1)
+        check_float("min_gain", self.min_gain)
+        check_float("selection_temperature", self.selection_temperature, above=0)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Partition:
     def gate(self) -> Tensor:
         """`[B,K]`: 1 for segments, 0 for unused slots; its gradient is that of `probability` (straight-through)."""
         used = (self.node >= 0).to(self.probability.dtype)
-        return used + self.probability - self.probability.detach()
+        return used + (self.probability - self.probability.detach())
 
     def pool(self, features: Tensor, *, reduce: str = "mean", weights: Tensor | None = None) -> Tensor:
         """Pool features over the segments, as `segment_pool`; gradients also reach the selection, through `gate`.
@@ -109,13 +109,21 @@ class Partition:
             temperature=soft.temperature,
             mask=soft.mask,
         )
-        _, height, width = self.labels.shape
-        place = soft.clusters.positions.detach().round().long()
-        index = place[..., 0].clamp(0, height - 1) * width + place[..., 1].clamp(0, width - 1)
-        segment = self.labels.flatten(1).gather(1, index)[:, None]  # [B,1,L]: leaves as an image of one row
+        segment = self._segment_of_cluster(soft.clusters)[:, None]  # [B,1,L]: leaves as an image of one row
         points = torch.cat([sums, mass.unsqueeze(-1)], -1).transpose(1, 2).unsqueeze(2)
         total = segment_pool(points, segment, num_segments=self.num_segments, reduce="sum")
         return total[..., :-1], total[..., -1]
+
+    def _segment_of_cluster(self, clusters: SoftClusters) -> Tensor:
+        """int32 [B,L]: the segment at a cluster's position; where that is none, one that holds a pixel with its label."""
+        _, height, width = self.labels.shape
+        place = clusters.positions.detach().round().long()
+        index = place[..., 0].clamp(0, height - 1) * width + place[..., 1].clamp(0, width - 1)
+        at_position = self.labels.flatten(1).gather(1, index)
+        cells = clusters.mass.shape[1]
+        labels = self.labels[:, None].to(torch.float64)
+        by_label = segment_pool(labels, clusters.labels, num_segments=cells, reduce="max")[..., 0].int()
+        return torch.where(at_position >= 0, at_position, by_label)
 
     def moments(self, features: Tensor) -> Moments:
         """Statistics of features over the segments, as `segment_moments`."""

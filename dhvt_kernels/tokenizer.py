@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._checks import check_choice, check_float, check_int
+from ._checks import FLOATING, check_choice, check_float, check_int, check_tensors
 from .features import SmoothedLab
 from .hierarchy import Hierarchy, Selection
-from .ops import connected_components, merge_tree, region_graph, segment_moments, soft_cluster
-from .ops import DISTANCES
+from .ops import DISTANCES, connected_components, merge_tree, region_graph, segment_moments, soft_cluster
 from .partition import Partition, SoftLeaves
 
 LEAVES = ("soft", "pixels")
@@ -33,10 +32,10 @@ class Tokenizer(nn.Module):
         temperature: of the soft assignment, in squared units of the features.
         smoothing: sigma of the default features, pixels.
         distance: of merging, `"ward_length"`, `"ward"` or `"feature"` (see `merge_tree`).
-        merge_compactness: weight of the published bounding-box term in that distance.
+        merge_compactness: weight of a bounding-box term added to that distance (see `merge_tree`).
         depth: None merges to the root; d keeps the first d - 1 rounds (1: the leaves are the tokens).
         criterion: `"bic"`, `"aic"`, `"aicc"`, `"hqc"`, `"cic"`, `"mdl"`, or `"fixed"`: the number of tokens is
-            `max_tokens`, or the nearest below that the tree has.
+            `max_tokens`, or the nearest below that raising the strength from 0 passes.
         noise: variance of noise, texture and quantization, added to every variance.
         pixel_correlation: neighbouring pixels are correlated; so many are worth one sample.
         strength: weight of the penalty.
@@ -73,7 +72,7 @@ class Tokenizer(nn.Module):
         cell: int = 8,
         iterations: int = 5,
         compactness: float = 5.0,
-        temperature: float = 16.0,
+        temperature: float = 4.0,
         smoothing: float = 0.7,
         distance: str = "ward_length",
         merge_compactness: float = 0.0,
@@ -186,9 +185,10 @@ class Tokenizer(nn.Module):
             raise ValueError(f"images: expected [B,C,H,W]; found {shape}")
         if 0 in shape[1:]:
             raise ValueError(f"images: expected [B,C,H,W] with C, H, W >= 1; found {shape}")
-        if mask is not None and (mask.dtype != torch.bool or list(mask.shape) != [shape[0], *shape[2:]]):
-            expected = [shape[0], *shape[2:]]
-            raise ValueError(f"mask: expected [B,H,W] = {expected} of bool; found {list(mask.shape)} of {mask.dtype}")
+        check_tensors(
+            images=(images, "B C H W", (torch.uint8, *FLOATING)),
+            mask=(mask, "B H W", torch.bool),
+        )
         if self.check_finite and images.is_floating_point() and not bool(images.isfinite().all()):
             raise ValueError("images: expected finite values; found NaN or infinity")
 
@@ -198,7 +198,8 @@ class Tokenizer(nn.Module):
             raise TypeError(f"features: expected the module to return a floating tensor [B,C,H,W]; found {features!r}")
         if [features.shape[0], *features.shape[2:]] != expected or features.shape[1] == 0:
             raise ValueError(
-                f"features: expected the module to return [B,C,H,W] with B,H,W = {expected}; found {list(features.shape)}"
+                f"features: expected the module to return [B,C,H,W] with B,H,W = {expected}; "
+                f"found {list(features.shape)}"
             )
         if self.check_finite and not bool(features.isfinite().all()):
             raise ValueError("features: expected finite values; found NaN or infinity")

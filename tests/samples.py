@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import samples_components
+import samples_features
 import samples_moments
 import samples_soft
 import samples_tokens
@@ -17,6 +18,7 @@ import torch
 SAMPLES: dict[str, Callable[[torch.dtype], list[tuple[Any, ...]]]] = {
     **samples_moments.SAMPLES,
     **samples_components.SAMPLES,
+    **samples_features.SAMPLES,
     **samples_soft.SAMPLES,
     **samples_tree.SAMPLES,
     **samples_tokens.SAMPLES,

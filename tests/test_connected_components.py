@@ -128,8 +128,9 @@ def test_secondary_components_join_whatever_their_size(backend):
 
 
 def test_islands_out_of_reach(backend):
-    # All too small: main ones stay.
-    check(image("12.3", "...."), image("01.2", "...."), min_size=5)
+    # All too small: the largest of each piece stays, the first among equals, and the others join it.
+    check(image("12.3", "...."), image("00.1", "...."), min_size=5)
+    check(image("1233.4", "1233.5"), image("0000.1", "0000.1"), min_size=9, features=values("000009", "000000"))
     # A secondary one on an island shares the fate of its label's main one, here kept ...
     check(image("11.1"), image("00.0"), largest_only=True)
     # ... here joined to 2 ...
@@ -138,10 +139,11 @@ def test_islands_out_of_reach(backend):
     check(image("1.22", "1.22", "..22", "1..."), image("0.11", "0.11", "..11", "0..."), min_size=3, largest_only=True)
 
 
-def test_min_size_above_the_image_keeps_every_component(backend):
+def test_min_size_above_the_image_keeps_the_largest(backend):
     labels = image("1122", "3322")
-    check(labels, image("0011", "2211"), min_size=100)
-    check(labels, image("0011", "2211"), min_size=100, features=torch.rand(1, 3, 2, 4))
+    check(labels, image("0000", "0000"), min_size=100)
+    check(labels, image("0000", "0000"), min_size=100, features=torch.rand(1, 3, 2, 4))
+    check(image("12131", "22333"), image("00000", "00000"), min_size=100, largest_only=True)
 
 
 def test_one_pixel(backend):

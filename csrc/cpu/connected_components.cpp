@@ -317,10 +317,35 @@ int32_t choose_leaf(int32_t fragment, int64_t channels, const Image& image) {
   return best.index;
 }
 
-// Waves from the kept components outwards. A wave reads only what earlier waves resolved, so its order is free.
+// Queues the unresolved neighbours of component i, all of them fragments, for the next wave.
+void queue_neighbors(int32_t i, Image& image, std::vector<int32_t>& wave) {
+  for (int64_t e = image.edge_begin[i]; e < image.edge_begin[i + 1]; ++e) {
+    const int32_t neighbor = image.neighbors[e];
+    if (image.leaf[neighbor] != kUnresolved) continue;
+    image.leaf[neighbor] = kQueued;
+    wave.push_back(neighbor);
+  }
+}
+
+// A wave reads only what earlier waves resolved, so its order is free.
+void run_waves(int64_t channels, std::vector<int32_t>& wave, Image& image) {
+  std::vector<int32_t> next, chosen;
+  while (!wave.empty()) {
+    chosen.resize(wave.size());
+    parallel(
+        static_cast<int64_t>(wave.size()), [&](int64_t i) { chosen[i] = choose_leaf(wave[i], channels, image); }, 1024);
+    for (size_t i = 0; i < wave.size(); ++i) image.leaf[wave[i]] = chosen[i];
+    next.clear();
+    for (int32_t i : wave) queue_neighbors(i, image, next);
+    wave.swap(next);
+  }
+}
+
+// Waves from the kept components outwards; then, where a connected piece of the image has no kept component, from the
+// largest main component of the piece, which is kept in spite of its size.
 void resolve_fragments(int64_t channels, Image& image) {
   const auto count = static_cast<int32_t>(image.size.size());
-  std::vector<int32_t> wave, next, chosen;
+  std::vector<int32_t> wave;
   for (int32_t i = 0; i < count; ++i) {
     const auto touches_kept = [&](int64_t e) { return !image.is_fragment[image.neighbors[e]]; };
     for (int64_t e = image.edge_begin[i]; e < image.edge_begin[i + 1]; ++e) {
@@ -330,31 +355,30 @@ void resolve_fragments(int64_t channels, Image& image) {
       break;
     }
   }
-  while (!wave.empty()) {
-    chosen.resize(wave.size());
-    parallel(
-        static_cast<int64_t>(wave.size()), [&](int64_t i) { chosen[i] = choose_leaf(wave[i], channels, image); }, 1024);
-    for (size_t i = 0; i < wave.size(); ++i) image.leaf[wave[i]] = chosen[i];
-    next.clear();
-    for (int32_t i : wave) {
-      for (int64_t e = image.edge_begin[i]; e < image.edge_begin[i + 1]; ++e) {
-        const int32_t neighbor = image.neighbors[e];
-        if (image.leaf[neighbor] != kUnresolved) continue;
-        image.leaf[neighbor] = kQueued;
-        next.push_back(neighbor);
-      }
-    }
-    wave.swap(next);
+  run_waves(channels, wave, image);
+  std::vector<int32_t> piece(count), anchor(count, -1);
+  for (int32_t i = 0; i < count; ++i) piece[i] = i;
+  for (int32_t i = 0; i < count; ++i)
+    if (image.leaf[i] == kUnresolved)
+      for (int64_t e = image.edge_begin[i]; e < image.edge_begin[i + 1]; ++e)
+        unite(piece.data(), i, image.neighbors[e]);
+  for (int32_t i = 0; i < count; ++i) {
+    if (image.leaf[i] != kUnresolved || image.main[i] != i) continue;
+    int32_t& best = anchor[find_root(piece.data(), i)];
+    if (best < 0 || image.size[i] > image.size[best]) best = i;
   }
+  for (int32_t i : anchor)
+    if (i >= 0) image.leaf[i] = i;
+  for (int32_t i : anchor)
+    if (i >= 0) queue_neighbors(i, image, wave);
+  run_waves(channels, wave, image);
 }
 
 // Dense ids in raster order of the leaves, for every part; returns how many there are.
 int32_t number_leaves(Image& image) {
   const auto count = static_cast<int32_t>(image.size.size());
   for (int32_t i = 0; i < count; ++i)
-    if (image.leaf[i] < 0 && image.main[i] == i) image.leaf[i] = i;  // out of reach: stays
-  for (int32_t i = 0; i < count; ++i)
-    if (image.leaf[i] < 0) image.leaf[i] = image.leaf[image.main[i]];
+    if (image.leaf[i] < 0) image.leaf[i] = image.leaf[image.main[i]];  // a piece of secondary components only
   std::vector<int32_t> id(count);
   int32_t leaves = 0;
   for (int32_t i = 0; i < count; ++i)

@@ -12,12 +12,14 @@ from .segment_pool import segment_gather, segment_pool
 from .soft_assign import SoftAssignment, soft_assign
 from .soft_cluster import SoftClusters, soft_cluster
 from .soft_pool import soft_pool
+from .srgb_to_lab import srgb_to_lab
 from .token_patches import token_patches
-from .tree_cut import TreeCut, tree_cut
+from .tree_cut import SELECTIONS, TreeCut, tree_cut
 
 __all__ = [
     "CRITERIA",
     "DISTANCES",
+    "SELECTIONS",
     "Components",
     "MergeTree",
     "Moments",
@@ -40,6 +42,7 @@ __all__ = [
     "soft_assign",
     "soft_cluster",
     "soft_pool",
+    "srgb_to_lab",
     "token_patches",
     "tree_cut",
     "unpack",

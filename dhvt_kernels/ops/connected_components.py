@@ -34,9 +34,10 @@ def connected_components(
         |mean(fragment) - mean(k)|^2
 
     then of most pixels, then the first in raster order; means and sizes are those of the components before anything
-    joined. A fragment that no wave reaches (an island between pixels without segment) stays a component of its own,
-    unless it is a secondary component under `largest_only`: then it goes where its label's largest component goes. So
-    `largest_only` never gives more components than there are labels.
+    joined. Where a connected piece of the image holds fragments only, its largest component (with `largest_only`, among
+    those that are the largest of their label) is kept in spite of its size. A piece without such a one, as a small
+    island between pixels without segment may be, goes where its labels' largest components go. So `largest_only` never
+    gives more components than there are labels, and every component is 4-connected but for such islands.
 
     Args:
         labels: int32 [B,H,W]; any value >= 0 is a label, any negative value means no segment.

@@ -114,7 +114,7 @@ def soft_assign(
         `soft_cluster` and `soft_pool`, which never store it.
 
     Source:
-        Jampani et al., Superpixel Sampling Networks, 2018, equations 4 and 5, with 3x3 candidates.
+        Jampani et al., Superpixel Sampling Networks, 2018, equation 3, with 3x3 candidates.
 
     Example:
         >>> import torch, dhvt_kernels as dk

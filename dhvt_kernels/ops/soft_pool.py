@@ -94,7 +94,7 @@ def soft_pool(
         stored.
 
     Source:
-        Jampani et al., Superpixel Sampling Networks, 2018, equation 6.
+        Jampani et al., Superpixel Sampling Networks, 2018, equation 4.
 
     Example:
         >>> import torch, dhvt_kernels as dk

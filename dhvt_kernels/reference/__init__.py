@@ -26,6 +26,8 @@ from .soft_assign import soft_cluster as soft_cluster
 from .soft_assign import soft_cluster_backward as soft_cluster_backward
 from .soft_assign import soft_pool as soft_pool
 from .soft_assign import soft_pool_backward as soft_pool_backward
+from .srgb_to_lab import srgb_to_lab as srgb_to_lab
+from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
 from .token_patches import token_patches as token_patches
 from .token_patches import token_patches_backward as token_patches_backward
 from .tree_cut import tree_cut as tree_cut

@@ -57,6 +57,21 @@ def _distance(means: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(total.isnan(), torch.inf, total)
 
 
+def _run_waves(leaf: Tensor, pairs: Tensor, means: Tensor | None, size: Tensor) -> Tensor:
+    """Waves of fragments that touch a resolved component, until there are none; pairs [2,E] of (fragment, neighbour)."""
+    while True:
+        u, v = pairs[:, (leaf[pairs[0]] < 0) & (leaf[pairs[1]] >= 0)]
+        if len(u) == 0:
+            return leaf
+        target = leaf[v]
+        for cost_of in (lambda u, k: _distance(means, u, k), lambda u, k: -size[k], lambda u, k: k):
+            cost = cost_of(u, target)
+            least = cost.new_zeros(len(leaf)).scatter_reduce_(0, u, cost, "amin", include_self=False)
+            best = cost == least[u]
+            u, target = u[best], target[best]
+        leaf = leaf.index_put((u,), target)
+
+
 def connected_components(
     labels: Tensor, features: Tensor | None, min_size: int, largest_only: bool
 ) -> tuple[Tensor, Tensor]:
@@ -99,19 +114,17 @@ def connected_components(
         runs, parts = _roots(len(label), row_links), _roots(len(label), torch.cat([row_links, same_strip], 1))
         means = _means(features, component, size, [runs, parts, root])
 
-    while True:
-        u, v = pairs[:, (leaf[pairs[0]] < 0) & (leaf[pairs[1]] >= 0)]
-        if len(u) == 0:
-            break
-        target = leaf[v]
-        for cost_of in (lambda u, k: _distance(means, u, k), lambda u, k: -size[k], lambda u, k: k):
-            cost = cost_of(u, target)
-            least = cost.new_zeros(count).scatter_reduce_(0, u, cost, "amin", include_self=False)
-            best = cost == least[u]
-            u, target = u[best], target[best]
-        leaf = leaf.index_put((u,), target)
-
-    leaf = torch.where((leaf < 0) & (main == index), index, leaf)
+    leaf = _run_waves(leaf, pairs, means, size)
+    # A piece of the image without a kept component keeps its largest main one, in spite of its size.
+    left = (leaf < 0) & (main == index)
+    if left.any():
+        piece = _roots(count, pairs[:, leaf[pairs[0]] < 0])
+        order = index[left][size[left].argsort(descending=True, stable=True)]
+        order = order[piece[order].argsort(stable=True)]
+        first_of_piece = torch.cat([order.new_ones(1), piece[order].diff()]) != 0
+        anchor = order[first_of_piece]
+        leaf = leaf.index_put((anchor,), anchor)
+        leaf = _run_waves(leaf, pairs, means, size)
     leaf = torch.where(leaf < 0, leaf[main], leaf)
     is_leaf = leaf == index
     counts = torch.bincount(image[is_leaf], minlength=batch)

@@ -6,6 +6,7 @@ from torch import Tensor
 from .._checks import accumulation_dtype
 
 OWN_CELL = 4
+LEAST_MASS = 1e-30  # a centre of less mass keeps its values and is no candidate: 1 / mass stays finite
 
 
 def _compute(features: Tensor) -> Tensor:
@@ -13,7 +14,7 @@ def _compute(features: Tensor) -> Tensor:
 
 
 def _metric(coefficients: Tensor | None, compactness: float, temperature: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Compactness and temperature as 0-d tensors."""
+    """Compactness and temperature as 0-d tensors, bounded as in the kernels."""
     if coefficients is None:
         coefficients = torch.tensor([compactness, temperature], dtype=like.dtype, device=like.device)
     return coefficients[0], coefficients[1]
@@ -61,6 +62,8 @@ def _assign(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Assignment [B,9,H,W], labels [B,H,W] and candidate index [9,H,W], for features in the accumulation dtype."""
     compactness, temperature = metric
+    kappa2 = (compactness / cell).square().clamp(max=1e20)
+    inverse_temperature = 1 / temperature.clamp(min=1.2e-38)
     batch, channels, height, width = features.shape
     index, inside = _candidates(features, cell)
     usable = _usable(features, mask)
@@ -73,9 +76,10 @@ def _assign(
     s = positions[:, flat].reshape(batch, 9, height, width, 2)
     distance = (features.permute(0, 2, 3, 1)[:, None] - mu).square().sum(-1)
     spatial = (_positions(features).permute(1, 2, 0) - s).square().sum(-1)
-    logits = -(distance + (compactness / cell) ** 2 * spatial) / temperature
-    logits = torch.where(candidate, logits, torch.finfo(logits.dtype).min)
-    assignment = torch.where(candidate & usable[:, None], logits.softmax(1), 0)
+    logits = torch.where(candidate, -(distance + kappa2 * spatial), torch.finfo(distance.dtype).min)
+    # Differences first: exact at the best candidate, whatever the temperature.
+    shares = ((logits - logits.detach().amax(1, keepdim=True)) * inverse_temperature).softmax(1)
+    assignment = torch.where(candidate & usable[:, None], shares, 0)
     # argmax returns the first of equals: own cell first, then raster order.
     order = [OWN_CELL, *(k for k in range(9) if k != OWN_CELL)]
     nearest = torch.tensor(order, device=features.device)[logits[:, order].argmax(1)]
@@ -96,8 +100,14 @@ def _pool(assignment: Tensor, index: Tensor, values: Tensor, cells: int) -> Tens
     return sums
 
 
+def _middles(features: Tensor, size: int, cell: int) -> Tensor:
+    """The middle of the pixels of each cell along one axis."""
+    begin = torch.arange(0, size, cell, dtype=features.dtype, device=features.device)
+    return (begin + (begin + cell).clamp(max=size) - 1) / 2
+
+
 def _initial(features: Tensor, mask: Tensor | None, cell: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Means, mean positions and numbers of the pixels of each cell that take part."""
+    """Means, mean positions and numbers of the pixels of each cell that take part; 0 and its middle without any."""
     batch = len(features)
     rows, columns = _grid(features, cell)
     usable = _usable(features, mask).to(features.dtype)[:, None]
@@ -107,8 +117,7 @@ def _initial(features: Tensor, mask: Tensor | None, cell: int) -> tuple[Tensor, 
     total = total.index_add(1, own, torch.cat([points * usable, usable], 1).flatten(2).transpose(1, 2))
     mass = total[..., -1]
     mean = total[..., :-1] / mass.clamp_min(1)[..., None]
-    y = torch.arange(rows, device=features.device, dtype=features.dtype) * cell + (cell - 1) / 2
-    x = torch.arange(columns, device=features.device, dtype=features.dtype) * cell + (cell - 1) / 2
+    y, x = (_middles(features, size, cell) for size in features.shape[2:])
     middle = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).reshape(1, -1, 2)
     positions = torch.where(mass[..., None] > 0, mean[..., -2:], middle)
     return mean[..., :-2], positions, mass
@@ -125,12 +134,13 @@ def _update(
     centers, positions, mass = state
     assignment, _, index = _assign(features, centers, positions, mass, mask, metric, cell)
     usable = _usable(features, mask)[:, None]
-    ones = torch.ones_like(features[:, :1])
+    ones = torch.ones_like(usable, dtype=features.dtype)
     points = torch.cat(
         [torch.where(usable, features, 0), _positions(features).expand(len(features), -1, -1, -1), ones], 1
     )
     sums = _pool(assignment, index, points, centers.shape[1])
     new_mass = sums[..., -1]
+    new_mass = torch.where(new_mass > LEAST_MASS, new_mass, 0)
     alive = new_mass[..., None] > 0
     mean = sums[..., :-1] / torch.where(alive, new_mass[..., None], 1)
     return (
@@ -195,7 +205,8 @@ def soft_pool(
     metric = _metric(coefficients, compactness, temperature, compute)
     assignment, _, index = _assign(compute, centers, positions, mass, mask, metric, cell)
     usable = _usable(compute, mask)[:, None]
-    points = torch.cat([torch.where(usable, values.to(compute.dtype), 0), torch.ones_like(compute[:, :1])], 1)
+    ones = torch.ones_like(usable, dtype=compute.dtype)
+    points = torch.cat([torch.where(usable, values.to(compute.dtype), 0), ones], 1)
     sums = _pool(assignment, index, points, centers.shape[1])
     return sums[..., :-1].contiguous(), sums[..., -1].contiguous()
 
