@@ -1,5 +1,4 @@
 # `make demo` and `make test` set everything up in .venv. A fresh machine needs python3 (>= 3.10, with venv), g++ and make.
-# Without a GPU a smaller torch will do: make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin

@@ -22,8 +22,9 @@ def _show(tensor: Tensor) -> str:
 def check_tensors(**arguments: tuple[Tensor | None, str, tuple[torch.dtype, ...] | torch.dtype]) -> dict[str, int]:
     """Check tensors against shapes in the notation of the docs, e.g. `features=(features, "B C H W", FLOATING)`.
 
-    Letters bind in the order of the arguments and must agree afterwards; digits are literal sizes. A tensor may be None
-    (an optional argument). All tensors must be on the device of the first. Returns the sizes by letter.
+    Letters bind in the order of the arguments and must agree afterwards; digits are literal sizes. A shape that ends in
+    "?" belongs to an optional argument, which may be None. All tensors must be on the device of the first. Returns the
+    sizes by letter.
 
     Raises:
         TypeError: not a tensor, or another dtype.
@@ -32,9 +33,9 @@ def check_tensors(**arguments: tuple[Tensor | None, str, tuple[torch.dtype, ...]
     sizes: dict[str, int] = {}
     device = None
     for name, (tensor, shape, dtypes) in arguments.items():
-        if tensor is None:
+        if tensor is None and shape.endswith("?"):
             continue
-        letters = shape.split()
+        letters = shape.removesuffix("?").split()
         notation = f"[{','.join(letters)}]"
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: expected a tensor {notation}; found {type(tensor).__name__}")

@@ -59,7 +59,8 @@ def backend(name: str) -> Iterator[None]:
 
     Note:
         The choice is a registration with the dispatcher, for the whole process: it is not thread-safe, and a function
-        compiled by `torch.compile` obeys it too. The environment variable `DHVT_KERNELS_BACKEND` forces one from the start.
+        compiled by `torch.compile` obeys it too. The environment variable `DHVT_KERNELS_BACKEND` forces one from the
+        start.
 
     Example:
         >>> import dhvt_kernels

@@ -33,7 +33,7 @@ def gaussian_blur(images: Tensor, *, sigma: float, mask: Tensor | None = None) -
         >>> dk.gaussian_blur(torch.ones(1, 3, 5, 5), sigma=0.7).allclose(torch.ones(1, 3, 5, 5))
         True
     """
-    check_tensors(images=(images, "B C H W", (torch.float32, torch.float64)), mask=(mask, "B H W", torch.bool))
+    check_tensors(images=(images, "B C H W", (torch.float32, torch.float64)), mask=(mask, "B H W?", torch.bool))
     check_float("sigma", sigma, above=0)
     exists = images.sum(1, keepdim=True).isfinite()
     if mask is not None:
@@ -81,8 +81,8 @@ class ConvEncoder(nn.Module):
     """A small learned encoder: colour beside a strided branch for context.
 
     `[B,3,H,W]` images in [0, 1] (or uint8) to `[B,C,H,W]` features of unit scale, any H and W >= 1. The strided branch
-    sees 16 pixels around each pixel; its output is brought back by bilinear interpolation, and a pointwise layer mixes the
-    two. Choose `noise` of the tokenizer for features of unit scale, about 0.01.
+    sees 16 pixels around each pixel; its output is brought back by bilinear interpolation, and a pointwise layer mixes
+    the two. Choose `noise` of the tokenizer for features of unit scale, about 0.01.
 
     Args:
         channels: number of features, C.

@@ -115,7 +115,7 @@ class Partition:
         return total[..., :-1], total[..., -1]
 
     def _segment_of_cluster(self, clusters: SoftClusters) -> Tensor:
-        """int32 [B,L]: the segment at a cluster's position; where that is none, one that holds a pixel with its label."""
+        """int32 [B,L]: the segment at a cluster's position; where there is none, one with a pixel of its label."""
         _, height, width = self.labels.shape
         place = clusters.positions.detach().round().long()
         index = place[..., 0].clamp(0, height - 1) * width + place[..., 1].clamp(0, width - 1)

@@ -187,7 +187,7 @@ class Tokenizer(nn.Module):
             raise ValueError(f"images: expected [B,C,H,W] with C, H, W >= 1; found {shape}")
         check_tensors(
             images=(images, "B C H W", (torch.uint8, *FLOATING)),
-            mask=(mask, "B H W", torch.bool),
+            mask=(mask, "B H W?", torch.bool),
         )
         if self.check_finite and images.is_floating_point() and not bool(images.isfinite().all()):
             raise ValueError("images: expected finite values; found NaN or infinity")

@@ -109,7 +109,7 @@ def test_encoder_takes_any_size(size):
 def test_bad_input():
     with pytest.raises(ValueError, match=r"images: expected \[B,3,H,W\]"):
         dk.srgb_to_lab(torch.rand(1, 4, 2, 2))
-    with pytest.raises(TypeError, match="images: expected .* of uint8"):
+    with pytest.raises(TypeError, match=r"images: expected .* of uint8"):
         dk.srgb_to_lab(torch.zeros(1, 3, 2, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="sigma: expected a finite number > 0"):
         dk.gaussian_blur(torch.rand(1, 3, 2, 2), sigma=0)

@@ -435,7 +435,7 @@ def test_bad_images():
         tokenizer(torch.rand(1, 3, 8, 8), [[True]])
     with pytest.raises(ValueError, match=r"mask: expected \[B,H,W\] = \[1,8,8\]; found \[1,8,9\] of bool"):
         tokenizer(torch.rand(1, 3, 8, 8), torch.ones(1, 8, 9, dtype=torch.bool))
-    with pytest.raises(TypeError, match="features: expected an nn.Module or None; found function"):
+    with pytest.raises(TypeError, match=r"features: expected an nn\.Module or None; found function"):
         dk.Tokenizer(lambda x: x)
     with pytest.raises(ValueError, match="features: expected the module to return"):
         dk.Tokenizer(torch.nn.AvgPool2d(2))(torch.rand(1, 3, 8, 8))

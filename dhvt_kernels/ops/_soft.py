@@ -33,7 +33,7 @@ def check_clusters(
 ) -> None:
     """Features, and centres on the grid of cells that they imply."""
     check_int("cell", cell, 1)
-    sizes = check_tensors(features=(features, "B C H W", FLOATING), mask=(mask, "B H W", torch.bool))
+    sizes = check_tensors(features=(features, "B C H W", FLOATING), mask=(mask, "B H W?", torch.bool))
     rows, columns = -(-sizes["H"] // cell), -(-sizes["W"] // cell)
     accumulate = accumulation_dtype(features.dtype)
     batch, channels, count = sizes["B"], sizes["C"], rows * columns
@@ -42,7 +42,7 @@ def check_clusters(
         ("positions", positions, (batch, count, 2)),
         ("mass", mass, (batch, count)),
     ):
-        if tensor is None:
+        if tensor is None and name == "mass":
             continue
         check_tensors(
             features=(features, "B C H W", FLOATING), **{name: (tensor, "X L Y"[: 2 * len(shape) - 1], accumulate)}

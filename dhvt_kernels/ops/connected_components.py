@@ -71,7 +71,7 @@ def connected_components(
         >>> dk.connected_components(labels, min_size=2).labels.tolist()
         [[[0, 0, 1, 1], [0, 0, 1, 1]]]
     """
-    check_tensors(labels=(labels, "B H W", LABELS), features=(features, "B C H W", FLOATING))
+    check_tensors(labels=(labels, "B H W", LABELS), features=(features, "B C H W?", FLOATING))
     check_int("min_size", min_size, 0)
     if not isinstance(largest_only, bool):
         raise TypeError(f"largest_only: expected a bool; found {type(largest_only).__name__}")

@@ -126,7 +126,7 @@ def criterion_terms(
         count=(moments.count, "B V", torch.int32),
         m2=(moments.m2, "B V C", (torch.float32, torch.float64)),
         boundary=(moments.boundary, "B V", torch.int32),
-        num_pixels=(num_pixels, "B", torch.int32),
+        num_pixels=(num_pixels, "B?", torch.int32),
     )
     check_choice("criterion", criterion, CRITERIA)
     noise = check_float("noise", noise, above=0)

@@ -49,7 +49,7 @@ def position_histogram(
         <BLANKLINE>
                  [[0.0000, 1.0000]]]])
     """
-    check_tensors(labels=(labels, "B H W", LABELS), sizes=(sizes, "B 2", torch.int32))
+    check_tensors(labels=(labels, "B H W", LABELS), sizes=(sizes, "B 2?", torch.int32))
     check_int("num_segments", num_segments, 0)
     if not isinstance(grid, (tuple, list)) or len(grid) != 2:
         raise TypeError(f"grid: expected (gh, gw); found {grid!r}")

@@ -192,7 +192,9 @@ def segment_pool(
                  [5.]]])
     """
     check_tensors(
-        features=(features, "B C H W", FLOATING), labels=(labels, "B H W", LABELS), weights=(weights, "B H W", FLOATING)
+        features=(features, "B C H W", FLOATING),
+        labels=(labels, "B H W", LABELS),
+        weights=(weights, "B H W?", FLOATING),
     )
     check_int("num_segments", num_segments, 0)
     check_choice("reduce", reduce, REDUCTIONS)
@@ -239,6 +241,6 @@ def segment_gather(values: Tensor, labels: Tensor, *, weights: Tensor | None = N
         tensor([[[[2., 2., 5., 0.]]]])
     """
     check_tensors(
-        values=(values, "B K C", FLOATING), labels=(labels, "B H W", LABELS), weights=(weights, "B H W", FLOATING)
+        values=(values, "B K C", FLOATING), labels=(labels, "B H W", LABELS), weights=(weights, "B H W?", FLOATING)
     )
     return gather(values, labels, weights, False)

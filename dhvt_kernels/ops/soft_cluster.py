@@ -133,7 +133,7 @@ def soft_cluster(
         >>> dk.soft_cluster(torch.rand(2, 3, 64, 64), cell=8).centers.shape
         torch.Size([2, 64, 3])
     """
-    check_tensors(features=(features, "B C H W", FLOATING), mask=(mask, "B H W", torch.bool))
+    check_tensors(features=(features, "B C H W", FLOATING), mask=(mask, "B H W?", torch.bool))
     check_int("cell", cell, 1)
     check_int("iterations", iterations, 0)
     check_choice("grad", grad, ("full", "last"))

@@ -37,8 +37,8 @@ class _SrgbToLab(torch.autograd.Function):
 def srgb_to_lab(images: Tensor) -> Tensor:
     """Convert sRGB to CIELAB (D65).
 
-    `L = 116 g(Y) - 16, a = 500 (g(X) - g(Y)), b = 200 (g(Y) - g(Z))` with `g(t) = t^(1/3)` above `(6/29)^3` and linear below;
-    X, Y, Z are relative to the white point and come from linear light.
+    `L = 116 g(Y) - 16, a = 500 (g(X) - g(Y)), b = 200 (g(Y) - g(Z))` with `g(t) = t^(1/3)` above `(6/29)^3` and linear
+    below; X, Y, Z are relative to the white point and come from linear light.
 
     Args:
         images: `[B,3,H,W]`, sRGB in [0, 1] of float16, bfloat16, float32 or float64, or uint8 in [0, 255]; contiguous,
@@ -52,8 +52,8 @@ def srgb_to_lab(images: Tensor) -> Tensor:
         ValueError: not `[B,3,H,W]`.
 
     Note:
-        Gradients to floating images; no double backward. Deterministic, with the same bits for any number of threads and any
-        layout, which torch's own pow does not give. NaN stays in its pixel. One pass; about 1 ulp of float32 in L.
+        Gradients to floating images; no double backward. Deterministic, with the same bits for any number of threads and
+        any layout, which torch's own pow does not give. NaN stays in its pixel. One pass; about 1 ulp of float32 in L.
 
     Source:
         CIE 15:2004, 8.2.1; IEC 61966-2-1.

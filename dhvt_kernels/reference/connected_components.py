@@ -58,7 +58,7 @@ def _distance(means: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _run_waves(leaf: Tensor, pairs: Tensor, means: Tensor | None, size: Tensor) -> Tensor:
-    """Waves of fragments that touch a resolved component, until there are none; pairs [2,E] of (fragment, neighbour)."""
+    """Waves of fragments that touch a resolved component, until none is left; pairs [2,E] (fragment, neighbour)."""
     while True:
         u, v = pairs[:, (leaf[pairs[0]] < 0) & (leaf[pairs[1]] >= 0)]
         if len(u) == 0:

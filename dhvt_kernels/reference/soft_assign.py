@@ -1,12 +1,14 @@
 """Soft assignment, clustering and pooling: the equations, with an array of pixels x 9 candidates."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
 
 OWN_CELL = 4
-LEAST_MASS = 1e-30  # a centre of less mass keeps its values and is no candidate: 1 / mass stays finite
+LEAST_EXPONENT = -80 * math.log(2)  # a share below 2^-80 of the pixel's largest is 0, so 1 / mass stays finite
 
 
 def _compute(features: Tensor) -> Tensor:
@@ -78,7 +80,8 @@ def _assign(
     spatial = (_positions(features).permute(1, 2, 0) - s).square().sum(-1)
     logits = torch.where(candidate, -(distance + kappa2 * spatial), torch.finfo(distance.dtype).min)
     # Differences first: exact at the best candidate, whatever the temperature.
-    shares = ((logits - logits.detach().amax(1, keepdim=True)) * inverse_temperature).softmax(1)
+    exponents = (logits - logits.detach().amax(1, keepdim=True)) * inverse_temperature
+    shares = exponents.masked_fill(exponents < LEAST_EXPONENT, -math.inf).softmax(1)
     assignment = torch.where(candidate & usable[:, None], shares, 0)
     # argmax returns the first of equals: own cell first, then raster order.
     order = [OWN_CELL, *(k for k in range(9) if k != OWN_CELL)]
@@ -140,7 +143,6 @@ def _update(
     )
     sums = _pool(assignment, index, points, centers.shape[1])
     new_mass = sums[..., -1]
-    new_mass = torch.where(new_mass > LEAST_MASS, new_mass, 0)
     alive = new_mass[..., None] > 0
     mean = sums[..., :-1] / torch.where(alive, new_mass[..., None], 1)
     return (
