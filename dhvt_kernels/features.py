@@ -1,5 +1,7 @@
 """Pixel features: smoothed CIELAB, and a small learned encoder."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +42,7 @@ def gaussian_blur(images: Tensor, *, sigma: float, mask: Tensor | None = None) -
         exists = exists & mask[:, None]
     channels = torch.cat([torch.where(exists, images, 0), exists.to(images.dtype)], 1)
     radius = int(4 * sigma + 0.5)
-    weights = [float(torch.exp(torch.tensor(-0.5 * (d / sigma) ** 2, dtype=torch.float64))) for d in range(radius + 1)]
+    weights = [math.exp(-0.5 * (d / sigma) ** 2) for d in range(radius + 1)]
     for dim in (-1, -2):
         channels = _smooth(channels, weights, dim)
     return torch.where(exists, channels[:, :-1] / channels[:, -1:].clamp_min(1e-12), images)

@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.docs:
         docs = Path(__file__).resolve().parents[1] / "docs" / "images"
         docs.mkdir(parents=True, exist_ok=True)
-        page.save(docs / "demo.png", optimize=True)
+        page.quantize(256, dither=Image.Dither.NONE).save(docs / "demo.png", optimize=True)
     console.print(table)
     console.print(f"Pictures: {options.output}/contact_sheet.png; for each photograph its overlay, mean colours, SVG.")
 

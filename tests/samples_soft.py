@@ -10,7 +10,8 @@ def _inputs(dtype):
     """(features, mask, coefficients, (cell, compactness, temperature)).
 
     Two padded images of several rows of cells, some of them without a pixel, with a pixel that is not finite; then
-    all pixels of one image in layout channels_last; no image, one pixel, no pixel, no channel, a cell larger than the image.
+    all pixels of one image in layout channels_last; no image, one pixel, no pixel, no channel, a cell larger than the
+    image.
     """
     generator = torch.Generator().manual_seed(0)
     acc = accumulation_dtype(dtype)

@@ -52,8 +52,9 @@ def srgb_to_lab(images: Tensor) -> Tensor:
         ValueError: not `[B,3,H,W]`.
 
     Note:
-        Gradients to floating images; no double backward. Deterministic, with the same bits for any number of threads and
-        any layout, which torch's own pow does not give. NaN stays in its pixel. One pass; about 1 ulp of float32 in L.
+        Gradients to floating images; no double backward. Deterministic, with the same bits for any number of threads
+        and any layout, which torch's own pow does not give. NaN stays in its pixel. One pass over the
+        pixels; about 1 ulp of float32 in L.
 
     Source:
         CIE 15:2004, 8.2.1; IEC 61966-2-1.
