@@ -1,10 +1,12 @@
 // Mathematics of soft assignment: what one pixel, one candidate and one centre compute. Shared by CPU and CUDA.
 //
-// Cells of side `cell` tile the image. A pixel's candidates k = 0..8 are the centres of the 3x3 cells around its own, in
-// raster order, so k = 4 is its own cell. With f a pixel's features and p its position (y, x),
+// Cells of side `cell` tile the image. A pixel's candidates k = 0..8 are the centres of the 3x3 cells around its own,
+// in raster order, so k = 4 is its own cell. With f a pixel's features and p its position (y, x),
 //   z_k = -(|f - mu_k|^2 + kappa2 |p - s_k|^2) / T,   kappa2 = (compactness / cell)^2,   a = softmax(z).
-// A term that is the same for all candidates of a pixel cancels in the softmax, so both are written as affine functions of
-// x = (f - shift, p - origin), where shift and origin belong to the cell: z_k = coefficient_k . x + bias_k.
+// A term that is the same for all candidates of a pixel cancels in the softmax. So with x = (1, f - shift, p - origin),
+// where shift and origin belong to the cell, the score of a candidate is linear, and a_k is proportional to e^(score_k
+// / T):
+//   score_k = coefficient_k . x = 2 (mu_k - shift) . (f - shift) - |mu_k - shift|^2 + the same of the positions.
 #pragma once
 
 #include <cmath>
@@ -18,15 +20,20 @@ namespace dhvt {
 constexpr int kCandidates = 9;
 constexpr int kOwnCell = 4;
 
-// Compactness and temperature as the kernels use them.
+// A share below 2^kLeastExponent of the pixel's largest is 0. So the mass of a centre is 0 or at least 2^-84, 1 / mass and what it
+// multiplies stay finite, and products with shares are no denormals, which cost CPUs a hundred cycles each.
+constexpr int kLeastExponent = -80;
+
+// Compactness and temperature as the kernels use them, bounded so that nothing finite overflows. NaN stays NaN.
 template <typename acc>
 struct Metric {
   acc compactness, kappa2, inverse_temperature;
 
-  DHVT_HD Metric(acc compactness_, acc temperature, int64_t cell)
-      : compactness(compactness_),
-        kappa2((compactness_ / acc(cell)) * (compactness_ / acc(cell))),
-        inverse_temperature(acc(1) / temperature) {}
+  DHVT_HD Metric(acc compactness_, acc temperature, int64_t cell) : compactness(compactness_) {
+    const acc kappa = compactness_ / acc(cell), square = kappa * kappa;
+    kappa2 = square > acc(1e20) ? acc(1e20) : square;
+    inverse_temperature = acc(1) / (temperature < acc(1.2e-38) ? acc(1.2e-38) : temperature);
+  }
 };
 
 // The cells of an image.
@@ -37,10 +44,24 @@ struct CellGrid {
       : height(height_),
         width(width_),
         cell(cell_),
-        rows((height_ + cell_ - 1) / cell_),
-        columns((width_ + cell_ - 1) / cell_) {}
+        rows(height_ > 0 ? (height_ - 1) / cell_ + 1 : 0),
+        columns(width_ > 0 ? (width_ - 1) / cell_ + 1 : 0) {}
 
   DHVT_HD int64_t cells() const { return rows * columns; }
+
+  // Size of the cells of a row or column; the last may be smaller.
+  DHVT_HD int64_t row_height(int64_t row) const { return row + 1 < rows ? cell : height - row * cell; }
+  DHVT_HD int64_t column_width(int64_t column) const { return column + 1 < columns ? cell : width - column * cell; }
+
+  // The middle of the pixels of a row or column of cells.
+  template <typename acc>
+  DHVT_HD acc middle_y(int64_t row) const {
+    return acc(row * cell) + acc(row_height(row) - 1) / 2;
+  }
+  template <typename acc>
+  DHVT_HD acc middle_x(int64_t column) const {
+    return acc(column * cell) + acc(column_width(column) - 1) / 2;
+  }
 
   // The centre that candidate k of cell (row, column) names; -1 outside the image.
   DHVT_HD int64_t candidate(int64_t row, int64_t column, int k) const {
@@ -49,28 +70,33 @@ struct CellGrid {
   }
 };
 
-// e^x for x <= 0, relative error below 2e-7; 0 below the smallest normal number. Written so that compilers vectorise it.
-DHVT_HD float exp_nonpositive(float x) {
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the low bits hold the rounded exponent
-  const float n = shifted - 12582912.0f;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+// 2^x for kLeastExponent <= x <= 0, relative error below 2e-7. Written so that compilers vectorise it.
+DHVT_HD float exp2_small(float x) {
+  const float shifted = x + 12582912.0f;  // 1.5 * 2^23: the low bits hold the rounded exponent
+  const float r = x - (shifted - 12582912.0f);
+  float p = 1.326472731e-3f;  // least largest relative error on [-1/2, 1/2], exact at 0
+  p = p * r + 9.671512991e-3f;
+  p = p * r + 5.550733581e-2f;
+  p = p * r + 2.402224243e-1f;
+  p = p * r + 6.931470037e-1f;
+  p = p * r + 1.0f;
   int32_t bits, exponent;
   std::memcpy(&bits, &p, 4);
   std::memcpy(&exponent, &shifted, 4);
-  bits += exponent << 23;  // the constant's own bits fall off the top
+  bits = int32_t(uint32_t(bits) + (uint32_t(exponent) << 23));  // the constant's own bits fall off the top
   std::memcpy(&p, &bits, 4);
-  return x < -87.0f ? 0.0f : p;
+  return p;
 }
 
-DHVT_HD double exp_nonpositive(double x) { return std::exp(x); }
+DHVT_HD double exp2_small(double x) { return std::exp2(x); }
+
+// Not yet normalised share of a candidate, from its score and the best one of the pixel.
+template <typename acc>
+DHVT_HD acc share(acc score, acc best, const Metric<acc>& metric) {
+  const acc exponent = (score - best) * (metric.inverse_temperature * acc(1.4426950408889634));
+  const acc least = kLeastExponent;
+  return exponent < least ? acc(0) : exp2_small(exponent < least ? least : exponent);
+}
 
 // A pixel takes part if the squared distances that it enters cannot overflow; NaN and infinity never take part.
 template <typename acc>
@@ -79,21 +105,10 @@ DHVT_HD bool squares_are_finite(acc sum_of_squares) {
   return scaled - scaled == acc(0);
 }
 
-// z_k = sum_d coefficient[d] x[d] + bias, from the centre relative to (shift, origin): one channel.
+// Gradient of a score, from the share a, its gradient, and inner = sum_k a_k grad_a_k.
 template <typename acc>
-DHVT_HD acc logit_coefficient(acc relative, acc weight, const Metric<acc>& metric) {
-  return acc(2) * weight * relative * metric.inverse_temperature;
-}
-
-template <typename acc>
-DHVT_HD acc logit_bias(acc sum_of_weighted_squares, const Metric<acc>& metric) {
-  return -sum_of_weighted_squares * metric.inverse_temperature;
-}
-
-// Derivative of the softmax: dz = a (da - sum_k a_k da_k).
-template <typename acc>
-DHVT_HD acc logit_gradient(acc a, acc grad_a, acc inner) {
-  return a * (grad_a - inner);
+DHVT_HD acc score_gradient(acc a, acc grad_a, acc inner, const Metric<acc>& metric) {
+  return a * (grad_a - inner) * metric.inverse_temperature;
 }
 
 }  // namespace dhvt

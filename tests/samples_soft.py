@@ -19,12 +19,12 @@ def _inputs(dtype):
     def random(*size):
         return torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
 
-    features = random(2, 5, 53, 70)
+    features = random(2, 5, 40, 52)
     features[0, 3, 20, 31] = float("nan")
     features[1, 0, 7, 7] = float("inf")
-    mask = torch.ones(2, 53, 70, dtype=torch.bool)
-    mask[1, 30:] = False
-    mask[1, :, 41:] = False
+    mask = torch.ones(2, 40, 52, dtype=torch.bool)
+    mask[1, 26:] = False
+    mask[1, :, 33:] = False
     yield features, mask, None, (7, 2.0, 1.5)
     image = random(1, 3, 19, 33).contiguous(memory_format=torch.channels_last)
     yield image, None, torch.tensor([3.0, 0.7], dtype=acc), (9, 0.0, 1.0)

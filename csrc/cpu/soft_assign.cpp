@@ -34,13 +34,14 @@ void assign(const Tensor& features, const Tensor& centers, const Tensor& positio
     const bool* inside = mask ? data<bool>(mask) + b * pixels : nullptr;
     int32_t* label = mutable_data<int32_t>(labels) + b * pixels;
     Candidates<acc> candidates(channels);
-    Tile<acc> tile(channels + 2);
+    Tile<acc> tile(candidates.dims);
     for (int64_t column = 0; column < grid.columns; ++column) {
       candidates.prepare(center, grid, row, column, metric);
       for_each_tile(grid, row, column, inside, tile, [&] {
         load_tile(view, b, candidates, tile);
+        score_tile(candidates, tile);
         label_tile(candidates, grid, row * grid.columns + column, tile, label);
-        assign_tile(candidates, tile);
+        softmax(candidates, metric, tile);
         store_planes(out, b, tile, tile.weight[0]);
       });
     }
@@ -73,35 +74,45 @@ void assign_backward(const Tensor& grad_assignment, const Tensor& features, cons
   const auto view = image_view<scalar_t>(features), upstream = image_view<scalar_t>(grad_assignment);
   const auto out = mutable_image_view<scalar_t>(grad_features);
   const CellGrid grid(view.height, view.width, cell);
-  const int64_t cells = grid.cells(), pixels = view.height * view.width, channels = view.channels, dims = channels + 2;
-  std::vector<acc> partial(view.batch * cells * kCandidates * dims), coefficient(view.batch * grid.rows * 2);
-  parallel(view.batch * grid.rows, [&](int64_t task) {
+  const int64_t cells = grid.cells(), pixels = view.height * view.width, channels = view.channels;
+  const int64_t width = channels + 2, tasks = view.batch * grid.rows;
+  const Scratch<acc> partial(view.batch * cells * kCandidates * width);
+  std::vector<acc> coefficient(tasks * 2);
+  parallel(tasks, [&](int64_t task) {
     const int64_t b = task / grid.rows, row = task % grid.rows;
     const CenterView<acc> center{data<acc>(centers) + b * cells * channels, data<acc>(positions) + b * cells * 2,
                                  mass ? data<acc>(mass) + b * cells : nullptr, channels};
     const bool* inside = mask ? data<bool>(mask) + b * pixels : nullptr;
     Candidates<acc> candidates(channels);
+    const int64_t dims = candidates.dims;
     Tile<acc> tile(dims);
-    std::vector<acc> grad_planes(channels * kLanes), sums(kCandidates * (dims + 1));
-    acc grad_weight[kCandidates][kLanes];
+    CellSums<acc> sums(dims);
+    const Scratch<acc> grad_planes(channels * kLanes), totals(kCandidates * dims);
+    alignas(64) Rows<acc> grad;
     for (int64_t column = 0; column < grid.columns; ++column) {
       candidates.prepare(center, grid, row, column, metric);
-      std::fill(sums.begin(), sums.end(), acc(0));
+      sums.clear();
       for_each_tile(grid, row, column, inside, tile, [&] {
         load_tile(view, b, candidates, tile);
-        assign_tile(candidates, tile);
-        load_planes(upstream, b, tile, grad_weight[0]);
-        std::fill(grad_planes.begin(), grad_planes.end(), acc(0));
-        assign_backward_tile(candidates, metric, tile, grad_weight, grad_planes.data(), sums.data());
-        store_planes(out, b, tile, grad_planes.data());
+        assign_tile(candidates, metric, tile);
+        load_planes<scalar_t, acc>(upstream, b, tile, grad[0]);
+        // A share that is 0 by definition has no gradient, not even 0 * infinity.
+        clear_unused<acc>(tile, kCandidates, grad[0]);
+        for (int k = 0; k < kCandidates; ++k)
+          if (candidates.index[k] < 0) std::fill_n(grad[k], kLanes, acc(0));
+        std::fill_n(+grad_planes, channels * kLanes, acc(0));
+        assign_backward<acc>(candidates, metric, tile, grad, grad_planes, sums);
+        store_planes<scalar_t, acc>(out, b, tile, grad_planes);
       });
       const int64_t own = b * cells + row * grid.columns + column;
-      center_gradient(candidates, metric, sums.data(), &partial[own * kCandidates * dims], &coefficient[task * 2]);
+      center_gradient<acc>(candidates, metric, sums, totals, partial + own * kCandidates * width,
+                           &coefficient[task * 2]);
     }
   });
-  parallel(view.batch * grid.rows, [&](int64_t task) {
+  parallel(tasks, [&](int64_t task) {
     const int64_t b = task / grid.rows;
-    gather_centers(grid, &partial[b * cells * kCandidates * dims], dims, task % grid.rows, [&](int64_t j, const acc* sum) {
+    const acc* own = partial + b * cells * kCandidates * width;
+    gather_centers(grid, own, width, task % grid.rows, [&](int64_t j, const acc* sum) {
       std::copy_n(sum, channels, mutable_data<acc>(grad_centers) + (b * cells + j) * channels);
       std::copy_n(sum + channels, 2, mutable_data<acc>(grad_positions) + (b * cells + j) * 2);
     });
@@ -110,10 +121,12 @@ void assign_backward(const Tensor& grad_assignment, const Tensor& features, cons
   for (size_t i = 0; i < coefficient.size(); ++i) total[i % 2] += coefficient[i];
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> soft_assign_backward(
-    const Tensor& grad_assignment, const Tensor& features, const Tensor& centers, const Tensor& positions,
-    const std::optional<Tensor>& mass, const std::optional<Tensor>& mask, const std::optional<Tensor>& coefficients,
-    int64_t cell, double compactness, double temperature) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> soft_assign_backward(const Tensor& grad_assignment, const Tensor& features,
+                                                                const Tensor& centers, const Tensor& positions,
+                                                                const std::optional<Tensor>& mass,
+                                                                const std::optional<Tensor>& mask,
+                                                                const std::optional<Tensor>& coefficients, int64_t cell,
+                                                                double compactness, double temperature) {
   check_inputs(features, centers, positions, mass, mask, coefficients, cell);
   const ScalarType type = features.scalar_type();
   check(grad_assignment, "grad_assignment [B,9,H,W]", type,

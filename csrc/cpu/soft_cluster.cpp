@@ -1,96 +1,107 @@
-// Soft clustering: iterations of assignment and update, from the cells' means. Saved for the backward: centres, positions and
-// masses of every iteration, nothing of the size of the image.
+// Soft clustering: iterations of assignment and update, from the cells' means. Saved for the backward: centres,
+// positions and masses of every iteration, nothing of the size of the image.
 #include "soft_tile.h"
 
 namespace dhvt {
 namespace {
 
-// State of one iteration: centers [I+1,B,L,C], positions [I+1,B,L,2], mass [I+1,B,L].
+// States of all iterations.
 template <typename acc>
 struct States {
-  acc *centers, *positions, *mass;
+  acc* centers;    // [I+1,B,L,C]
+  acc* positions;  // [I+1,B,L,2]
+  acc* mass;       // [I+1,B,L]
   int64_t batch, cells, channels;
 
-  CenterView<acc> view(int64_t iteration, int64_t b) const {
+  States at(int64_t iteration, int64_t b) const {
     const int64_t i = (iteration * batch + b) * cells;
-    return {centers + i * channels, positions + i * 2, mass + i, channels};
+    return {centers + i * channels, positions + i * 2, mass + i, 1, cells, channels};
+  }
+  CenterView<acc> view(int64_t iteration, int64_t b) const {
+    const States own = at(iteration, b);
+    return {own.centers, own.positions, own.mass, channels};
   }
 };
 
-// One task per row of cells: mean and number of the pixels of each cell that take part. A cell without any has mass 0.
+// One task per row of cells: mean and number of the pixels of each cell that take part. A cell without any has mass 0,
+// features 0 and its middle as position.
 template <typename scalar_t, typename acc = acc_t<scalar_t>>
 void initialize(const ImageView<const scalar_t>& view, const bool* mask, const CellGrid& grid,
                 const States<acc>& states) {
-  const int64_t channels = view.channels, cells = grid.cells(), pixels = view.height * view.width;
+  const int64_t channels = view.channels, pixels = view.height * view.width;
   parallel(view.batch * grid.rows, [&](int64_t task) {
     const int64_t b = task / grid.rows, row = task % grid.rows;
+    const auto state = states.at(0, b);
     Candidates<acc> origin(channels);  // shift 0: plain features
-    Tile<acc> tile(channels + 2);
-    acc ones[kCandidates][kLanes] = {};
-    std::vector<acc> sums(kCandidates * (channels + 3));
+    const int64_t dims = origin.dims;
+    Tile<acc> tile(dims);
+    const Scratch<acc> sums(dims);
     for (int64_t column = 0; column < grid.columns; ++column) {
-      std::fill(sums.begin(), sums.end(), acc(0));
-      origin.origin_y = acc(row * grid.cell) + acc(grid.cell - 1) / 2;
-      origin.origin_x = acc(column * grid.cell) + acc(grid.cell - 1) / 2;
+      std::fill_n(+sums, dims, acc(0));
+      origin.set_origin(grid, row, column);
       for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
         load_tile(view, b, origin, tile);
-        std::copy_n(tile.usable.begin(), tile.padded, ones[0]);
-        accumulate(ones, tile.plane(0), channels + 2, tile.padded, sums.data());
+        add_planes<acc>(tile.planes, dims, tile.padded, sums);
       });
-      const int64_t j = b * cells + row * grid.columns + column;
+      const int64_t j = row * grid.columns + column;
       const acc scale = sums[0] > 0 ? acc(1) / sums[0] : acc(0);
-      states.mass[j] = sums[0];
-      for (int64_t c = 0; c < channels; ++c) states.centers[j * channels + c] = sums[c + 1] * scale;
-      states.positions[2 * j] = origin.origin_y + sums[channels + 1] * scale;
-      states.positions[2 * j + 1] = origin.origin_x + sums[channels + 2] * scale;
+      state.mass[j] = sums[0];
+      for (int64_t c = 0; c < channels; ++c) state.centers[j * channels + c] = sums[c + 1] * scale;
+      state.positions[2 * j] = origin.origin_y + sums[dims - 2] * scale;
+      state.positions[2 * j + 1] = origin.origin_x + sums[dims - 1] * scale;
     }
   });
 }
 
-// One update: one task per row of cells for the partial sums [L,9,1+C+2], one per row of centres to gather them.
+// One update: one task per row of cells for the partial sums [L,9,1+C+2], one per row of centres to gather them. Reads
+// the features once.
 template <typename scalar_t, typename acc = acc_t<scalar_t>>
 void update(const ImageView<const scalar_t>& view, const bool* mask, const CellGrid& grid, const Metric<acc>& metric,
-            const States<acc>& states, int64_t iteration, std::vector<acc>& partial) {
-  const int64_t channels = view.channels, dims = channels + 2, cells = grid.cells(), pixels = view.height * view.width;
-  const int64_t width = dims + 1;
+            const States<acc>& states, int64_t iteration, acc* partial) {
+  const int64_t channels = view.channels, cells = grid.cells(), pixels = view.height * view.width;
+  const int64_t width = channels + 3;
   parallel(view.batch * grid.rows, [&](int64_t task) {
     const int64_t b = task / grid.rows, row = task % grid.rows;
     const auto center = states.view(iteration, b);
     Candidates<acc> candidates(channels);
-    Tile<acc> tile(dims);
+    Tile<acc> tile(width);
+    CellSums<acc> cell_sums(width);
     for (int64_t column = 0; column < grid.columns; ++column) {
-      acc* sums = &partial[(b * cells + row * grid.columns + column) * kCandidates * width];
-      std::fill_n(sums, kCandidates * width, acc(0));
       candidates.prepare(center, grid, row, column, metric);
+      cell_sums.clear();
       for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
         load_tile(view, b, candidates, tile);
-        assign_tile(candidates, tile);
-        accumulate(tile.weight, tile.plane(0), dims, tile.padded, sums);
+        assign_tile(candidates, metric, tile);
+        cell_sums.add(tile.weight, tile.planes, tile.padded);
       });
-      // From sums relative to this cell to sums relative to each candidate's own cell, so that far positions stay exact.
+      acc* sums = partial + (b * cells + row * grid.columns + column) * kCandidates * width;
+      cell_sums.total(sums);
+      // From sums relative to this cell to sums relative to each candidate's own cell, so that far positions stay
+      // exact.
       for (int k = 0; k < kCandidates; ++k) {
+        if (candidates.index[k] < 0) continue;
         acc* sum = sums + k * width;
         for (int64_t c = 0; c < channels; ++c) sum[c + 1] += candidates.shift[c] * sum[0];
-        sum[channels + 1] -= acc((k / 3 - 1) * grid.cell) * sum[0];
-        sum[channels + 2] -= acc((k % 3 - 1) * grid.cell) * sum[0];
+        sum[width - 2] += (candidates.origin_y - grid.middle_y<acc>(row + k / 3 - 1)) * sum[0];
+        sum[width - 1] += (candidates.origin_x - grid.middle_x<acc>(column + k % 3 - 1)) * sum[0];
       }
     }
   });
   parallel(view.batch * grid.rows, [&](int64_t task) {
     const int64_t b = task / grid.rows, row = task % grid.rows;
-    const auto before = states.view(iteration, b), after = states.view(iteration + 1, b);
-    gather_centers(grid, &partial[b * cells * kCandidates * width], width, row, [&](int64_t j, const acc* sum) {
-      acc* center = const_cast<acc*>(after.centers) + j * channels;
-      acc* position = const_cast<acc*>(after.positions) + j * 2;
-      const_cast<acc*>(after.mass)[j] = sum[0];
+    const auto before = states.at(iteration, b), after = states.at(iteration + 1, b);
+    gather_centers(grid, partial + b * cells * kCandidates * width, width, row, [&](int64_t j, const acc* sum) {
+      acc* center = after.centers + j * channels;
+      acc* position = after.positions + j * 2;
+      after.mass[j] = sum[0];
       if (!(sum[0] > 0)) {
         std::copy_n(before.centers + j * channels, channels, center);
         std::copy_n(before.positions + j * 2, 2, position);
         return;
       }
       for (int64_t c = 0; c < channels; ++c) center[c] = sum[c + 1] / sum[0];
-      position[0] = acc(j / grid.columns * grid.cell) + acc(grid.cell - 1) / 2 + sum[channels + 1] / sum[0];
-      position[1] = acc(j % grid.columns * grid.cell) + acc(grid.cell - 1) / 2 + sum[channels + 2] / sum[0];
+      position[0] = grid.middle_y<acc>(row) + sum[width - 2] / sum[0];
+      position[1] = grid.middle_x<acc>(j % grid.columns) + sum[width - 1] / sum[0];
     });
   });
 }
@@ -103,11 +114,12 @@ void label(const ImageView<const scalar_t>& view, const bool* mask, const CellGr
   parallel(view.batch * grid.rows, [&](int64_t task) {
     const int64_t b = task / grid.rows, row = task % grid.rows;
     Candidates<acc> candidates(channels);
-    Tile<acc> tile(channels + 2);
+    Tile<acc> tile(candidates.dims);
     for (int64_t column = 0; column < grid.columns; ++column) {
       candidates.prepare(states.view(iteration, b), grid, row, column, metric);
       for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
         load_tile(view, b, candidates, tile);
+        score_tile(candidates, tile);
         label_tile(candidates, grid, row * grid.columns + column, tile, labels + b * pixels);
       });
     }
@@ -118,7 +130,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster(const Tensor& features, 
                                                         const std::optional<Tensor>& coefficients, int64_t cell,
                                                         double compactness, double temperature, int64_t iterations) {
   STD_TORCH_CHECK(features.dim() == 4 && cell > 0 && iterations >= 0, "soft_cluster: expected features [B,C,H,W]");
-  const int64_t batch = features.size(0), channels = features.size(1), height = features.size(2), width = features.size(3);
+  const int64_t batch = features.size(0), channels = features.size(1), height = features.size(2),
+                width = features.size(3);
   const ScalarType type = acc_type(features.scalar_type());
   check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
   check(coefficients, "coefficients [2]", type, {2});
@@ -135,45 +148,44 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster(const Tensor& features, 
     const auto metric = read_metric<acc>(coefficients, compactness, temperature, cell);
     const auto mask_ = dense(mask);
     const bool* inside = data<bool>(mask_);
-    const States<acc> states{mutable_data<acc>(centers), mutable_data<acc>(positions), mutable_data<acc>(mass), batch,
-                             cells, channels};
+    const States<acc> states{
+        mutable_data<acc>(centers), mutable_data<acc>(positions), mutable_data<acc>(mass), batch, cells, channels};
     initialize<scalar_t>(view, inside, grid, states);
-    std::vector<acc> partial(iterations > 0 ? batch * cells * kCandidates * (channels + 3) : 0);
-    for (int64_t i = 0; i < iterations; ++i) update<scalar_t>(view, inside, grid, metric, states, i, partial);
+    const Scratch<acc> partial(iterations > 0 ? batch * cells * kCandidates * (channels + 3) : 0);
+    for (int64_t i = 0; i < iterations; ++i) update<scalar_t, acc>(view, inside, grid, metric, states, i, partial);
     label<scalar_t>(view, inside, grid, metric, states, iterations, mutable_data<int32_t>(labels));
   });
   return {centers, positions, mass, labels};
 }
 
-// Gradient of one iteration's centres, masked by "mass > 0": out [9,1+C+2] per cell holds, for each candidate j,
-// (constant, vector) with d loss / d a_ij = constant + vector . x_i.
+// vectors [1+C+2,9] with d loss / d a_ij = vectors_j . x_i, from the gradients of the centres that an update gave.
 template <typename acc>
-void assignment_gradient(const Candidates<acc>& candidates, const CenterView<acc>& after, const acc* grad_centers,
-                         const acc* grad_positions, const acc* grad_mass, acc* constant, acc* vectors) {
-  const int64_t dims = candidates.dims, channels = dims - 2;
+void update_gradient(const Candidates<acc>& candidates, const States<acc>& after, const acc* grad_centers,
+                     const acc* grad_positions, const acc* grad_mass, acc* vectors) {
+  const int64_t dims = candidates.dims, channels = dims - 3;
   for (int k = 0; k < kCandidates; ++k) {
     const int64_t j = candidates.index[k];
-    acc* vector = vectors + k * dims;
-    constant[k] = 0;
-    std::fill_n(vector, dims, acc(0));
-    if (j < 0) continue;
-    constant[k] = grad_mass[j];
-    if (!(after.mass[j] > 0)) continue;
+    acc* vector = vectors + k;
+    for (int64_t d = 0; d < dims; ++d) vector[d * kCandidates] = 0;
+    if (j < 0 || !(after.mass[j] > 0)) continue;
     // mean = sum a g / sum a, so d mean / d a_i = (g_i - mean) / mass; x is g relative to the cell.
     const acc scale = acc(1) / after.mass[j];
+    acc constant = grad_mass[j];
     for (int64_t c = 0; c < channels; ++c) {
-      vector[c] = grad_centers[j * channels + c] * scale;
-      constant[k] += vector[c] * (candidates.shift[c] - after.centers[j * channels + c]);
+      const acc grad = grad_centers[j * channels + c] * scale;
+      vector[(c + 1) * kCandidates] = grad;
+      constant += grad * (candidates.shift[c] - after.centers[j * channels + c]);
     }
-    vector[channels] = grad_positions[2 * j] * scale;
-    vector[channels + 1] = grad_positions[2 * j + 1] * scale;
-    constant[k] += vector[channels] * (candidates.origin_y - after.positions[2 * j]);
-    constant[k] += vector[channels + 1] * (candidates.origin_x - after.positions[2 * j + 1]);
+    const acc grad_y = grad_positions[2 * j] * scale, grad_x = grad_positions[2 * j + 1] * scale;
+    vector[(dims - 2) * kCandidates] = grad_y;
+    vector[(dims - 1) * kCandidates] = grad_x;
+    vector[0] = constant + grad_y * (candidates.origin_y - after.positions[2 * j]) +
+                grad_x * (candidates.origin_x - after.positions[2 * j + 1]);
   }
 }
 
-// Walks the iterations backwards. Per iteration one task per row of cells recomputes the assignment and adds to the pixels'
-// gradient, and one per row of centres gathers the gradient of the centres before it.
+// Walks the iterations backwards. Per iteration one task per row of cells recomputes the assignment and adds to the
+// pixels' gradient, and one per row of centres gathers the gradient of the centres before it.
 template <typename scalar_t, typename acc = acc_t<scalar_t>>
 void cluster_backward(const Tensor& features, const bool* mask, const Metric<acc>& metric, const CellGrid& grid,
                       const States<acc>& states, int64_t iterations, bool last_only, std::vector<acc>& grad_centers,
@@ -181,47 +193,53 @@ void cluster_backward(const Tensor& features, const bool* mask, const Metric<acc
                       acc* grad_coefficients) {
   const auto view = image_view<scalar_t>(features);
   const auto out = mutable_image_view<acc>(grad_features);
-  const int64_t channels = view.channels, dims = channels + 2, cells = grid.cells(), pixels = view.height * view.width;
-  const int64_t tasks = view.batch * grid.rows;
-  std::vector<acc> partial(view.batch * cells * kCandidates * dims), coefficient(tasks * 2);
+  const auto sofar = image_view<acc>(grad_features);
+  const int64_t channels = view.channels, cells = grid.cells(), pixels = view.height * view.width;
+  const int64_t width = channels + 2, tasks = view.batch * grid.rows;
+  const Scratch<acc> partial(view.batch * cells * kCandidates * width);
+  std::vector<acc> coefficient(tasks * 2);
   const int64_t first = last_only ? std::max<int64_t>(iterations - 1, 0) : 0;
   for (int64_t i = iterations - 1; i >= first; --i) {
     parallel(tasks, [&](int64_t task) {
       const int64_t b = task / grid.rows, row = task % grid.rows;
-      const auto before = states.view(i, b), after = states.view(i + 1, b);
+      const auto before = states.view(i, b);
+      const auto after = states.at(i + 1, b);
       Candidates<acc> candidates(channels);
+      const int64_t dims = candidates.dims;
       Tile<acc> tile(dims);
-      std::vector<acc> grad_planes(channels * kLanes), sums(kCandidates * (dims + 1)), vectors(kCandidates * dims);
-      acc grad_weight[kCandidates][kLanes], constant[kCandidates];
+      CellSums<acc> sums(dims);
+      const Scratch<acc> grad_planes(channels * kLanes), vectors(dims * kCandidates), totals(kCandidates * dims);
+      alignas(64) Rows<acc> grad;
       for (int64_t column = 0; column < grid.columns; ++column) {
         candidates.prepare(before, grid, row, column, metric);
-        assignment_gradient(candidates, after, &grad_centers[b * cells * channels], &grad_positions[b * cells * 2],
-                            &grad_mass[b * cells], constant, vectors.data());
-        std::fill(sums.begin(), sums.end(), acc(0));
+        update_gradient<acc>(candidates, after, &grad_centers[b * cells * channels], &grad_positions[b * cells * 2],
+                             &grad_mass[b * cells], vectors);
+        sums.clear();
         for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
           load_tile(view, b, candidates, tile);
-          assign_tile(candidates, tile);
-          affine(constant, vectors.data(), dims, tile.plane(0), tile.padded, grad_weight);
-          for (int64_t c = 0; c < channels; ++c)
-            for (int n = 0; n < tile.count; ++n)
-              grad_planes[c * kLanes + n] = out.pixel(b, tile.y[n], tile.x[n])[c * out.channel_stride];
-          spread(tile.weight, vectors.data(), dims, channels, tile.padded, grad_planes.data());
-          assign_backward_tile(candidates, metric, tile, grad_weight, grad_planes.data(), sums.data());
-          store_planes(out, b, tile, grad_planes.data());
+          assign_tile(candidates, metric, tile);
+          linear<acc>(vectors, dims, tile.planes, tile.padded, grad);
+          load_planes<acc, acc>(sofar, b, tile, grad_planes);
+          spread<acc>(tile.weight, vectors + kCandidates, channels, tile.padded, grad_planes);
+          assign_backward<acc>(candidates, metric, tile, grad, grad_planes, sums);
+          store_planes<acc, acc>(out, b, tile, grad_planes);
         });
         const int64_t own = b * cells + row * grid.columns + column;
-        center_gradient(candidates, metric, sums.data(), &partial[own * kCandidates * dims], &coefficient[task * 2]);
+        center_gradient<acc>(candidates, metric, sums, totals, partial + own * kCandidates * width,
+                             &coefficient[task * 2]);
       }
     });
     parallel(tasks, [&](int64_t task) {
       const int64_t b = task / grid.rows;
-      const acc* mass = states.view(i + 1, b).mass;
-      gather_centers(grid, &partial[b * cells * kCandidates * dims], dims, task % grid.rows, [&](int64_t j, const acc* sum) {
+      const acc* mass = states.at(i + 1, b).mass;
+      const acc* own = partial + b * cells * kCandidates * width;
+      gather_centers(grid, own, width, task % grid.rows, [&](int64_t j, const acc* sum) {
         const int64_t at = b * cells + j;
-        const acc keep = mass[j] > 0 ? acc(0) : acc(1);  // a centre without mass was copied
+        const bool keep = !(mass[j] > 0);  // a centre without mass was copied
         for (int64_t c = 0; c < channels; ++c)
-          grad_centers[at * channels + c] = keep * grad_centers[at * channels + c] + sum[c];
-        for (int64_t c = 0; c < 2; ++c) grad_positions[at * 2 + c] = keep * grad_positions[at * 2 + c] + sum[channels + c];
+          grad_centers[at * channels + c] = (keep ? grad_centers[at * channels + c] : acc(0)) + sum[c];
+        for (int64_t c = 0; c < 2; ++c)
+          grad_positions[at * 2 + c] = (keep ? grad_positions[at * 2 + c] : acc(0)) + sum[channels + c];
         grad_mass[at] = 0;  // the mass before only decides who is a candidate
       });
     });
@@ -231,19 +249,21 @@ void cluster_backward(const Tensor& features, const bool* mask, const Metric<acc
   // The cells' means.
   parallel(tasks, [&](int64_t task) {
     const int64_t b = task / grid.rows, row = task % grid.rows;
-    const acc* mass = states.view(0, b).mass;
-    Candidates<acc> origin(channels);
-    Tile<acc> tile(dims);
+    const acc* mass = states.at(0, b).mass;
+    const Candidates<acc> origin(channels);
+    Tile<acc> tile(origin.dims);
+    const Scratch<acc> grad_planes(channels * kLanes);
     for (int64_t column = 0; column < grid.columns; ++column) {
       const int64_t j = row * grid.columns + column;
       if (!(mass[j] > 0)) continue;
       for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
         load_tile(view, b, origin, tile);
+        load_planes<acc, acc>(sofar, b, tile, grad_planes);
         for (int64_t c = 0; c < channels; ++c) {
           const acc share = grad_centers[(b * cells + j) * channels + c] / mass[j];
-          for (int n = 0; n < tile.count; ++n)
-            out.pixel(b, tile.y[n], tile.x[n])[c * out.channel_stride] += share * tile.usable[n];
+          for (int n = 0; n < tile.count; ++n) grad_planes[c * kLanes + n] += share * tile.planes[n];
         }
+        store_planes<acc, acc>(out, b, tile, grad_planes);
       });
     }
   });
@@ -255,12 +275,15 @@ std::vector<acc> copied(const Tensor& tensor) {
   return {data<acc>(source), data<acc>(source) + source.numel()};
 }
 
-std::tuple<Tensor, Tensor> soft_cluster_backward(
-    const Tensor& grad_centers, const Tensor& grad_positions, const Tensor& grad_mass, const Tensor& features,
-    const std::optional<Tensor>& mask, const std::optional<Tensor>& coefficients, const Tensor& centers,
-    const Tensor& positions, const Tensor& mass, int64_t cell, double compactness, double temperature, bool last_only) {
+std::tuple<Tensor, Tensor> soft_cluster_backward(const Tensor& grad_centers, const Tensor& grad_positions,
+                                                 const Tensor& grad_mass, const Tensor& features,
+                                                 const std::optional<Tensor>& mask,
+                                                 const std::optional<Tensor>& coefficients, const Tensor& centers,
+                                                 const Tensor& positions, const Tensor& mass, int64_t cell,
+                                                 double compactness, double temperature, bool last_only) {
   STD_TORCH_CHECK(features.dim() == 4 && cell > 0, "soft_cluster_backward: expected features [B,C,H,W]");
-  const int64_t batch = features.size(0), channels = features.size(1), height = features.size(2), width = features.size(3);
+  const int64_t batch = features.size(0), channels = features.size(1), height = features.size(2),
+                width = features.size(3);
   const CellGrid grid(height, width, cell);
   const int64_t cells = grid.cells(), saved = centers.size(0);
   const ScalarType type = acc_type(features.scalar_type());
@@ -282,8 +305,12 @@ std::tuple<Tensor, Tensor> soft_cluster_backward(
     const auto metric = read_metric<acc>(coefficients, compactness, temperature, cell);
     const auto mask_ = dense(mask);
     const Tensor centers_ = dense(centers), positions_ = dense(positions), mass_ = dense(mass);
-    const States<acc> states{const_cast<acc*>(data<acc>(centers_)), const_cast<acc*>(data<acc>(positions_)),
-                             const_cast<acc*>(data<acc>(mass_)), batch, cells, channels};
+    const States<acc> states{const_cast<acc*>(data<acc>(centers_)),
+                             const_cast<acc*>(data<acc>(positions_)),
+                             const_cast<acc*>(data<acc>(mass_)),
+                             batch,
+                             cells,
+                             channels};
     auto grad_centers_ = copied<acc>(grad_centers), grad_positions_ = copied<acc>(grad_positions),
          grad_mass_ = copied<acc>(grad_mass);
     cluster_backward<scalar_t>(features, data<bool>(mask_), metric, grid, states, saved - 1, last_only, grad_centers_,

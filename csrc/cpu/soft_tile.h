@@ -1,277 +1,239 @@
 // The tile machinery of soft assignment on the CPU.
 //
-// All pixels of a cell share their nine candidates. A cell is walked in tiles of at most 64 pixels; a tile's features are
-// copied into a small planar scratch (any layout and dtype in, float or double inside), the assignment is computed there, and
-// products with it are summed into nine partial sums per cell. A second pass lets every centre gather the partial sums of
-// the nine cells around it in fixed order. No atomics, nothing of size pixels x candidates, the same bits for any number of threads.
+// All pixels of a cell share their nine candidates. A cell is walked in tiles of at most 64 pixels; a tile's features
+// are copied into a small planar scratch (any layout and dtype in, float or double inside), the assignment is computed
+// there, and products with it are summed into nine partial sums per cell. A second pass lets every centre gather the
+// partial sums of the nine cells around it in fixed order. No atomics, nothing of size pixels x candidates, the same
+// bits for any number of threads.
 #pragma once
 
 #include <algorithm>
 #include <array>
-#include <vector>
+#include <limits>
+#include <new>
 
 #include "common.h"
 #include "soft_assign.h"
 
 namespace dhvt {
 
-constexpr int kLanes = 64;
+constexpr int kLanes = 64;  // pixels of a tile
+constexpr int kBlock = 16;  // pixels that one step of a loop computes
+
+// Uninitialised memory on a cache line.
+template <typename T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t size) : data_(new (kAlign) T[std::max<int64_t>(size, 1)]) {}
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { ::operator delete[](data_, kAlign); }
+  operator T*() const { return data_; }
+
+ private:
+  static constexpr std::align_val_t kAlign{64};
+  T* data_;
+};
+
+// A row of values for each of the nine candidates of a tile's pixels.
+template <typename acc>
+using Rows = acc[kCandidates][kLanes];
 
 template <typename acc>
-Metric<acc> read_metric(const std::optional<Tensor>& coefficients, double compactness, double temperature, int64_t cell) {
+Metric<acc> read_metric(const std::optional<Tensor>& coefficients, double compactness, double temperature,
+                        int64_t cell) {
   if (!coefficients.has_value()) return {acc(compactness), acc(temperature), cell};
-  const acc* values = data<acc>(*coefficients);
-  return {values[0], values[1], cell};
+  const Tensor values = dense(*coefficients);
+  return {data<acc>(values)[0], data<acc>(values)[1], cell};
 }
 
-// What the cells of one image row read: centres, their positions, their masses (null: all are candidates).
+// The centres of an image.
 template <typename acc>
 struct CenterView {
   const acc* centers;    // [L,C]
   const acc* positions;  // [L,2]
-  const acc* mass;       // [L] or null
+  const acc* mass;       // [L] or null: all are candidates
   int64_t channels;
 };
 
-// The nine candidates of a cell as affine functions of x = (f - shift, p - origin).
+// The nine candidates of a cell: their scores as linear functions of x = (1, f - shift, p - origin).
 template <typename acc>
 struct Candidates {
-  int64_t dims;                              // C + 2
-  std::array<int64_t, kCandidates> index{};  // centre, or -1
-  std::array<acc, kCandidates> bias{};
-  std::array<acc, kCandidates> position_bias{};  // the share of the positions in bias
-  std::vector<acc> relative;                     // [9,C+2] centre - (shift, origin)
-  std::vector<acc> coefficient;                  // [9,C+2]
-  std::vector<acc> shift;                        // [C]
+  int64_t dims;                                  // 1 + C + 2
+  std::array<int64_t, kCandidates> index{};      // centre, or -1
+  std::array<acc, kCandidates> present{};        // 1 where there is a centre, else 0
+  std::array<acc, kCandidates> position_bias{};  // the share of the positions in coefficient[0]
+  Scratch<acc> coefficient;                      // [1+C+2,9]
+  Scratch<acc> shift;                            // [C]
   acc origin_y = 0, origin_x = 0;
 
-  explicit Candidates(int64_t channels)
-      : dims(channels + 2), relative(kCandidates * dims), coefficient(kCandidates * dims), shift(channels) {}
+  explicit Candidates(int64_t channels) : dims(channels + 3), coefficient(dims * kCandidates), shift(channels) {
+    std::fill_n(+shift, channels, acc(0));
+  }
 
-  void prepare(const CenterView<acc>& view, const CellGrid& grid, int64_t row, int64_t column, const Metric<acc>& metric) {
-    const int64_t channels = view.channels, own = row * grid.columns + column;
-    origin_y = acc(row * grid.cell) + acc(grid.cell - 1) / 2;
-    origin_x = acc(column * grid.cell) + acc(grid.cell - 1) / 2;
-    std::copy_n(view.centers + own * channels, channels, shift.begin());
+  void set_origin(const CellGrid& grid, int64_t row, int64_t column) {
+    origin_y = grid.middle_y<acc>(row);
+    origin_x = grid.middle_x<acc>(column);
+  }
+
+  void prepare(const CenterView<acc>& view, const CellGrid& grid, int64_t row, int64_t column,
+               const Metric<acc>& metric) {
+    const int64_t channels = view.channels;
+    set_origin(grid, row, column);
+    std::copy_n(view.centers + (row * grid.columns + column) * channels, channels, +shift);
     for (int k = 0; k < kCandidates; ++k) {
       const int64_t j = grid.candidate(row, column, k);
       index[k] = j >= 0 && (!view.mass || view.mass[j] > 0) ? j : -1;
-      acc* rel = &relative[k * dims];
-      acc* coef = &coefficient[k * dims];
+      present[k] = index[k] >= 0;
+      acc* coef = coefficient + k;
       if (index[k] < 0) {
-        std::fill_n(rel, dims, acc(0));
-        std::fill_n(coef, dims, acc(0));
-        bias[k] = acc(-1e30);
+        coef[0] = std::numeric_limits<acc>::lowest();
+        for (int64_t d = 1; d < dims; ++d) coef[d * kCandidates] = 0;
         continue;
       }
-      acc squares = 0, position_squares = 0;
+      acc squares = 0;
       for (int64_t c = 0; c < channels; ++c) {
-        rel[c] = view.centers[j * channels + c] - shift[c];
-        coef[c] = logit_coefficient(rel[c], acc(1), metric);
-        squares += rel[c] * rel[c];
+        const acc difference = view.centers[j * channels + c] - shift[c];
+        coef[(c + 1) * kCandidates] = 2 * difference;
+        squares += difference * difference;
       }
-      rel[channels] = view.positions[2 * j] - origin_y;
-      rel[channels + 1] = view.positions[2 * j + 1] - origin_x;
-      for (int64_t c = channels; c < dims; ++c) {
-        coef[c] = logit_coefficient(rel[c], metric.kappa2, metric);
-        position_squares += metric.kappa2 * rel[c] * rel[c];
-      }
-      bias[k] = logit_bias(squares + position_squares, metric);
-      position_bias[k] = logit_bias(position_squares, metric);
+      const acc y = view.positions[2 * j] - origin_y, x = view.positions[2 * j + 1] - origin_x;
+      coef[(dims - 2) * kCandidates] = 2 * metric.kappa2 * y;
+      coef[(dims - 1) * kCandidates] = 2 * metric.kappa2 * x;
+      position_bias[k] = -metric.kappa2 * (y * y + x * x);
+      coef[0] = position_bias[k] - squares;
     }
   }
+};
+
+// Pixels that lie side by side in a row of the image.
+struct Run {
+  int64_t y, x;
+  int32_t lane, length;
 };
 
 // At most 64 pixels of one cell.
 template <typename acc>
 struct Tile {
-  int count = 0, padded = 0;              // pixels; rounded up to whole vectors
-  std::array<int32_t, kLanes> y{}, x{};   // where each lane's pixel is
-  std::array<uint8_t, kLanes> inside{};   // it is in the mask
-  std::array<acc, kLanes> usable{};       // it takes part: inside, and finite
-  std::vector<acc> planes;                // [C+2,64] features - shift, position - origin; 0 where not usable
-  acc weight[kCandidates][kLanes];        // assignment, or its gradient
+  int count = 0, padded = 0, num_runs = 0;  // pixels; rounded up to whole blocks; runs
+  bool all = false;                         // every pixel takes part
+  std::array<Run, kLanes> runs;             // where the lanes' pixels are
+  std::array<uint8_t, kLanes> inside;       // it is in the mask
+  Scratch<acc> planes;           // [1+C+2,64] x of every pixel that takes part (the first plane is 1), else 0
+  alignas(64) Rows<acc> weight;  // scores, then assignment
 
   explicit Tile(int64_t dims) : planes(dims * kLanes) {}
-  acc* plane(int64_t d) { return &planes[d * kLanes]; }
-  const acc* plane(int64_t d) const { return &planes[d * kLanes]; }
 };
 
-// The pixels of a cell, tile by tile: fills y, x, inside and count, then calls body.
+// The pixels of a cell, tile by tile: fills runs, inside and count, then calls body.
 template <typename acc, typename Body>
-void for_each_tile(const CellGrid& grid, int64_t row, int64_t column, const bool* mask, Tile<acc>& tile, const Body& body) {
-  const int64_t y_end = std::min(grid.height, (row + 1) * grid.cell);
-  const int64_t x_begin = column * grid.cell, x_end = std::min(grid.width, x_begin + grid.cell);
+void for_each_tile(const CellGrid& grid, int64_t row, int64_t column, const bool* mask, Tile<acc>& tile,
+                   const Body& body) {
+  const int64_t y_end = row * grid.cell + grid.row_height(row);
+  const int64_t x_begin = column * grid.cell, x_end = x_begin + grid.column_width(column);
   int64_t y = row * grid.cell, x = x_begin;
   while (y < y_end) {
-    tile.count = 0;
+    tile.count = tile.num_runs = 0;
     while (y < y_end && tile.count < kLanes) {
-      tile.y[tile.count] = int32_t(y);
-      tile.x[tile.count] = int32_t(x);
-      tile.inside[tile.count] = mask ? mask[y * grid.width + x] : true;
-      ++tile.count;
-      if (++x == x_end) x = x_begin, ++y;
+      const int length = int(std::min<int64_t>(x_end - x, kLanes - tile.count));
+      for (int n = 0; n < length; ++n) tile.inside[tile.count + n] = mask ? mask[y * grid.width + x + n] : true;
+      tile.runs[tile.num_runs++] = {y, x, tile.count, length};
+      tile.count += length;
+      x += length;
+      if (x == x_end) x = x_begin, ++y;
     }
-    tile.padded = (tile.count + 15) / 16 * 16;
+    tile.padded = (tile.count + kBlock - 1) / kBlock * kBlock;
     body();
   }
 }
 
-// Copies channels of an image into planes, lane by lane; lanes past the count are 0.
-template <typename scalar_t, typename acc>
-void load_planes(const ImageView<const scalar_t>& view, int64_t b, const Tile<acc>& tile, acc* planes) {
-  int64_t offset[kLanes];
-  for (int n = 0; n < tile.count; ++n) offset[n] = tile.y[n] * view.row_stride + tile.x[n] * view.column_stride;
-  for (int64_t c = 0; c < view.channels; ++c) {
-    const scalar_t* source = view.data + b * view.batch_stride + c * view.channel_stride;
-    acc* plane = planes + c * kLanes;
-    for (int n = 0; n < tile.count; ++n) plane[n] = acc(source[offset[n]]);
-    for (int n = tile.count; n < tile.padded; ++n) plane[n] = 0;
-  }
-}
+// The hot loops, compiled in soft_tile.cpp.
 
-// Zero for pixels that do not take part: their weight is 0, but 0 * NaN is not.
-template <typename acc>
-void clear_unused(const Tile<acc>& tile, int64_t dims, acc* planes) {
-  for (int64_t d = 0; d < dims; ++d)
-    for (int n = 0; n < tile.padded; ++n)
-      if (tile.usable[n] == 0) planes[d * kLanes + n] = 0;
-}
+// Copies channels of an image into planes [C,64]; lanes past the count are 0.
+template <typename scalar_t, typename acc>
+void load_planes(const ImageView<const scalar_t>& view, int64_t b, const Tile<acc>& tile, acc* planes);
+
+// Writes planes [C,64] to the pixels of a tile.
+template <typename scalar_t, typename acc>
+void store_planes(const ImageView<scalar_t>& view, int64_t b, const Tile<acc>& tile, const acc* planes);
 
 // Loads a tile's features and positions relative to the cell, and decides which pixels take part.
 template <typename scalar_t, typename acc>
-DHVT_CLONES void load_tile(const ImageView<const scalar_t>& view, int64_t b, const Candidates<acc>& candidates, Tile<acc>& tile) {
-  const int64_t channels = view.channels;
-  load_planes(view, b, tile, tile.plane(0));
-  acc squares[kLanes] = {};
-  for (int64_t c = 0; c < channels; ++c) {
-    const acc* plane = tile.plane(c);
-    for (int n = 0; n < tile.padded; ++n) squares[n] += plane[n] * plane[n];
-  }
-  bool all = true;
-  for (int n = 0; n < tile.padded; ++n) {
-    const bool usable = n < tile.count && tile.inside[n] && squares_are_finite(squares[n]);
-    tile.usable[n] = usable;
-    all &= usable;
-  }
-  for (int64_t c = 0; c < channels; ++c) {
-    acc* plane = tile.plane(c);
-    const acc shift = candidates.shift[c];
-    for (int n = 0; n < tile.padded; ++n) plane[n] -= shift;
-  }
-  acc* plane_y = tile.plane(channels);
-  acc* plane_x = tile.plane(channels + 1);
-  for (int n = 0; n < tile.padded; ++n) {
-    plane_y[n] = acc(tile.y[n]) - candidates.origin_y;
-    plane_x[n] = acc(tile.x[n]) - candidates.origin_x;
-  }
-  if (!all) clear_unused(tile, channels + 2, tile.plane(0));
+void load_tile(const ImageView<const scalar_t>& view, int64_t b, const Candidates<acc>& candidates, Tile<acc>& tile);
+
+// 0 in planes [C,64] for pixels that do not take part: their weight is 0, but 0 * NaN is not.
+template <typename acc>
+void clear_unused(const Tile<acc>& tile, int64_t channels, acc* planes);
+
+// out[k] = sum_d vectors[d][k] * planes[d].
+template <typename acc>
+void linear(const acc* vectors, int64_t dims, const acc* planes, int padded, Rows<acc>& out);
+
+// planes[d] += sum_k vectors[d][k] * weight[k].
+template <typename acc>
+void spread(const Rows<acc>& weight, const acc* vectors, int64_t dims, int padded, acc* planes);
+
+// lanes [dims,9,16]: lanes[d][k] += planes[d] * weight[k], block by block.
+template <typename acc>
+void add_products(const Rows<acc>& weight, const acc* planes, int64_t dims, int padded, acc* lanes);
+
+// out [9,dims] = the sums of the 16 lanes.
+template <typename acc>
+void add_lanes(const acc* lanes, int64_t dims, acc* out);
+
+// sums[d] += the sum of planes[d].
+template <typename acc>
+void add_planes(const acc* planes, int64_t dims, int padded, acc* sums);
+
+// Turns scores into the soft assignment; 0 for pixels that do not take part.
+template <typename acc>
+void softmax(const Candidates<acc>& candidates, const Metric<acc>& metric, Tile<acc>& tile);
+
+// Turns the gradient of the assignment into that of the scores.
+template <typename acc>
+void softmax_backward(const Metric<acc>& metric, const Tile<acc>& tile, Rows<acc>& grad);
+
+// The hard labels, from the scores in tile.weight: the best candidate, own cell first, then lowest index; -1 outside
+// the mask.
+template <typename acc>
+void label_tile(const Candidates<acc>& candidates, const CellGrid& grid, int64_t own, const Tile<acc>& tile,
+                int32_t* labels);
+
+template <typename acc>
+void score_tile(const Candidates<acc>& candidates, Tile<acc>& tile) {
+  linear<acc>(candidates.coefficient, candidates.dims, tile.planes, tile.padded, tile.weight);
 }
 
-// tile.weight = constant[k] + vector[k] . x for the nine candidates.
+// tile.weight = the soft assignment of the loaded tile.
 template <typename acc>
-DHVT_CLONES void affine(const acc* constant, const acc* vectors, int64_t dims, const acc* planes, int padded,
-            acc (*out)[kLanes]) {
-  for (int k = 0; k < kCandidates; ++k) {
-    acc* row = out[k];
-    for (int n = 0; n < padded; ++n) row[n] = constant[k];
-    for (int64_t d = 0; d < dims; ++d) {
-      const acc factor = vectors[k * dims + d];
-      const acc* plane = planes + d * kLanes;
-      for (int n = 0; n < padded; ++n) row[n] += factor * plane[n];
-    }
-  }
+void assign_tile(const Candidates<acc>& candidates, const Metric<acc>& metric, Tile<acc>& tile) {
+  score_tile(candidates, tile);
+  softmax(candidates, metric, tile);
 }
 
-// tile.weight = the soft assignment of the loaded tile; 0 for pixels that do not take part.
+// Sums over the pixels of a cell of plane[d] * weight[k], one per lane until `total` adds the lanes: [dims,9,16].
 template <typename acc>
-DHVT_CLONES void assign_tile(const Candidates<acc>& candidates, Tile<acc>& tile) {
-  affine(candidates.bias.data(), candidates.coefficient.data(), candidates.dims, tile.plane(0), tile.padded,
-         tile.weight);
-  acc top[kLanes], sum[kLanes];
-  for (int n = 0; n < tile.padded; ++n) top[n] = tile.weight[0][n];
-  for (int k = 1; k < kCandidates; ++k)
-    for (int n = 0; n < tile.padded; ++n) top[n] = tile.weight[k][n] > top[n] ? tile.weight[k][n] : top[n];
-  for (int n = 0; n < tile.padded; ++n) sum[n] = 0;
-  for (int k = 0; k < kCandidates; ++k) {
-    acc* row = tile.weight[k];
-    if (candidates.index[k] < 0) {
-      std::fill_n(row, tile.padded, acc(0));
-      continue;
-    }
-    for (int n = 0; n < tile.padded; ++n) {
-      row[n] = exp_nonpositive(row[n] - top[n]);
-      sum[n] += row[n];
-    }
-  }
-  for (int n = 0; n < tile.padded; ++n) sum[n] = sum[n] > 0 ? tile.usable[n] / sum[n] : acc(0);
-  for (int k = 0; k < kCandidates; ++k)
-    for (int n = 0; n < tile.padded; ++n) tile.weight[k][n] *= sum[n];
-}
+class CellSums {
+ public:
+  explicit CellSums(int64_t dims) : dims_(dims), lanes_(dims * kCandidates * kBlock) {}
 
-// The hard labels of the loaded tile: the nearest candidate, own cell first, then lowest index; -1 outside the mask.
-template <typename acc>
-DHVT_CLONES void label_tile(const Candidates<acc>& candidates, const CellGrid& grid, int64_t own, Tile<acc>& tile, int32_t* labels) {
-  affine(candidates.bias.data(), candidates.coefficient.data(), candidates.dims, tile.plane(0), tile.padded,
-         tile.weight);
-  acc best[kLanes];
-  int32_t label[kLanes];
-  for (int n = 0; n < tile.padded; ++n) {
-    best[n] = candidates.index[kOwnCell] < 0 ? acc(-1e30) : tile.weight[kOwnCell][n];
-    label[n] = int32_t(own);
+  void clear() { std::fill_n(+lanes_, dims_ * kCandidates * kBlock, acc(0)); }
+  void add(const Rows<acc>& weight, const acc* planes, int padded) {
+    add_products<acc>(weight, planes, dims_, padded, lanes_);
   }
-  for (int k = 0; k < kCandidates; ++k) {
-    if (k == kOwnCell || candidates.index[k] < 0) continue;
-    const int32_t j = int32_t(candidates.index[k]);
-    const acc* row = tile.weight[k];
-    for (int n = 0; n < tile.padded; ++n) {
-      const bool nearer = row[n] > best[n] && tile.usable[n] != 0;
-      best[n] = nearer ? row[n] : best[n];
-      label[n] = nearer ? j : label[n];
-    }
-  }
-  for (int n = 0; n < tile.count; ++n) labels[tile.y[n] * grid.width + tile.x[n]] = tile.inside[n] ? label[n] : -1;
-}
+  void total(acc* out) const { add_lanes<acc>(lanes_, dims_, out); }  // [9,dims]
 
-// sums[k] += (sum_n weight[k][n], sum_n weight[k][n] * planes[d][n]): [9,1+dims].
-template <typename acc>
-DHVT_CLONES void accumulate(const acc (*weight)[kLanes], const acc* planes, int64_t dims, int padded, acc* sums) {
-  for (int k = 0; k < kCandidates; ++k) {
-    const acc* row = weight[k];
-    acc* out = sums + k * (dims + 1);
-    acc total = 0;
-#pragma omp simd reduction(+ : total)
-    for (int n = 0; n < padded; ++n) total += row[n];
-    out[0] += total;
-    for (int64_t d = 0; d < dims; ++d) {
-      const acc* plane = planes + d * kLanes;
-      acc dot = 0;
-#pragma omp simd reduction(+ : dot)
-      for (int n = 0; n < padded; ++n) dot += row[n] * plane[n];
-      out[d + 1] += dot;
-    }
-  }
-}
-
-// out[d][n] += sum_k factor[k][d] * weight[k][n].
-template <typename acc>
-DHVT_CLONES void spread(const acc (*weight)[kLanes], const acc* factors, int64_t stride, int64_t dims, int padded, acc* out) {
-  for (int64_t d = 0; d < dims; ++d) {
-    acc* plane = out + d * kLanes;
-    for (int k = 0; k < kCandidates; ++k) {
-      const acc factor = factors[k * stride + d];
-      const acc* row = weight[k];
-      for (int n = 0; n < padded; ++n) plane[n] += factor * row[n];
-    }
-  }
-}
+ private:
+  int64_t dims_;
+  Scratch<acc> lanes_;
+};
 
 // Every centre adds what the nine cells around it have for it. partial [L,9,width] -> body(centre, sums [width]).
 template <typename acc, typename Body>
 void gather_centers(const CellGrid& grid, const acc* partial, int64_t width, int64_t row, const Body& body) {
-  std::vector<acc> sums(width);
+  const Scratch<acc> sums(width);
   for (int64_t column = 0; column < grid.columns; ++column) {
-    std::fill(sums.begin(), sums.end(), acc(0));
+    std::fill_n(+sums, width, acc(0));
     for (int k = 0; k < kCandidates; ++k) {
       // The cell for which this centre is candidate 8 - k stands at offset k.
       const int64_t cell = grid.candidate(row, column, k);
@@ -279,60 +241,47 @@ void gather_centers(const CellGrid& grid, const acc* partial, int64_t width, int
       const acc* source = partial + (cell * kCandidates + (kCandidates - 1 - k)) * width;
       for (int64_t d = 0; d < width; ++d) sums[d] += source[d];
     }
-    body(row * grid.columns + column, sums.data());
+    body(row * grid.columns + column, +sums);
   }
 }
 
-// Backward of one assignment. In: the tile's features and assignment, and grad_weight = its gradient. Turns grad_weight into the
-// gradient of the logits and adds to grad_planes [C,64] (pixels' features) and to sums [9,1+C+2] (see center_gradient).
+// Backward of assign_tile. In: the tile's features and assignment, and grad = the gradient of the assignment. Adds to
+// grad_features [C,64] and to sums (see center_gradient).
 template <typename acc>
-DHVT_CLONES void assign_backward_tile(const Candidates<acc>& candidates, const Metric<acc>& metric, const Tile<acc>& tile,
-                          acc (*grad_weight)[kLanes], acc* grad_planes, acc* sums) {
-  acc inner[kLanes];
-  for (int n = 0; n < tile.padded; ++n) inner[n] = 0;
-  for (int k = 0; k < kCandidates; ++k)
-    for (int n = 0; n < tile.padded; ++n) inner[n] += tile.weight[k][n] * grad_weight[k][n];
-  for (int k = 0; k < kCandidates; ++k)
-    for (int n = 0; n < tile.padded; ++n)
-      grad_weight[k][n] = logit_gradient(tile.weight[k][n], grad_weight[k][n], inner[n]);
-  // d z_k / d f = coefficient_k - (the same for all k), and sum_k dz_k = 0.
-  spread(grad_weight, candidates.coefficient.data(), candidates.dims, candidates.dims - 2, tile.padded, grad_planes);
-  accumulate(grad_weight, tile.plane(0), candidates.dims, tile.padded, sums);
+void assign_backward(const Candidates<acc>& candidates, const Metric<acc>& metric, const Tile<acc>& tile,
+                     Rows<acc>& grad, acc* grad_features, CellSums<acc>& sums) {
+  softmax_backward(metric, tile, grad);
+  // d score_k / d f = coefficient_k - (the same for all k), and the gradients of a pixel's scores add up to 0.
+  spread<acc>(grad, candidates.coefficient + kCandidates, candidates.dims - 3, tile.padded, grad_features);
+  sums.add(grad, tile.planes, tile.padded);
 }
 
-// From a cell's sums [9,1+C+2] = (sum dz, sum dz x): its part of the gradient of its candidates, out [9,C+2], and of
+// From a cell's sums of (gradient of a score) * x: its part of the gradient of its candidates, out [9,C+2], and of
 // (compactness, temperature), added to grad_coefficients [2].
 template <typename acc>
-void center_gradient(const Candidates<acc>& candidates, const Metric<acc>& metric, const acc* sums, acc* out,
-                     acc* grad_coefficients) {
-  const int64_t dims = candidates.dims, channels = dims - 2;
+void center_gradient(const Candidates<acc>& candidates, const Metric<acc>& metric, const CellSums<acc>& sums,
+                     acc* totals, acc* out, acc* grad_coefficients) {
+  const int64_t dims = candidates.dims;
+  sums.total(totals);
   for (int k = 0; k < kCandidates; ++k) {
-    const acc* sum = sums + k * (dims + 1);
-    const acc* relative = &candidates.relative[k * dims];
-    const acc* coefficient = &candidates.coefficient[k * dims];
-    acc* grad = out + k * dims;
+    const acc* sum = totals + k * dims;
+    const acc* coefficient = candidates.coefficient + k;
+    acc* grad = out + k * (dims - 1);
     if (candidates.index[k] < 0) {
-      std::fill_n(grad, dims, acc(0));
+      std::fill_n(grad, dims - 1, acc(0));
       continue;
     }
-    acc logit = candidates.bias[k] * sum[0], position_logit = candidates.position_bias[k] * sum[0];
-    for (int64_t d = 0; d < dims; ++d) {
-      const acc weight = d < channels ? acc(1) : metric.kappa2;
-      grad[d] = acc(2) * weight * metric.inverse_temperature * (sum[d + 1] - relative[d] * sum[0]);
-      logit += coefficient[d] * sum[d + 1];
-      if (d >= channels) position_logit += coefficient[d] * sum[d + 1];
+    acc score = coefficient[0] * sum[0], position_score = candidates.position_bias[k] * sum[0];
+    for (int64_t d = 1; d < dims; ++d) {
+      const acc weight = d < dims - 2 ? acc(1) : metric.kappa2;
+      grad[d - 1] = 2 * weight * sum[d] - coefficient[d * kCandidates] * sum[0];
+      const acc term = coefficient[d * kCandidates] * sum[d];
+      score += term;
+      if (d >= dims - 2) position_score += term;
     }
-    if (metric.compactness > 0) grad_coefficients[0] += acc(2) * position_logit / metric.compactness;
-    grad_coefficients[1] -= logit * metric.inverse_temperature;
+    if (metric.compactness != 0) grad_coefficients[0] += 2 * position_score / metric.compactness;
+    grad_coefficients[1] -= score * metric.inverse_temperature;
   }
-}
-
-// Writes grad_planes [C,64] to the pixels of a tile.
-template <typename scalar_t, typename acc>
-void store_planes(const ImageView<scalar_t>& view, int64_t b, const Tile<acc>& tile, const acc* planes) {
-  for (int64_t c = 0; c < view.channels; ++c)
-    for (int n = 0; n < tile.count; ++n)
-      view.pixel(b, tile.y[n], tile.x[n])[c * view.channel_stride] = scalar_t(planes[c * kLanes + n]);
 }
 
 }  // namespace dhvt
