@@ -245,7 +245,7 @@ FEATURES, LABELS = torch.ones(1, 3, 4, 5), torch.zeros(1, 4, 5, dtype=torch.int3
         ((FEATURES.int(), LABELS), {"num_segments": 1}, TypeError, "features: .*int32"),
         ((FEATURES, LABELS.long()), {"num_segments": 1}, TypeError, "labels: .*int64"),
         ((FEATURES, LABELS[:, :3]), {"num_segments": 1}, ValueError, r"labels: expected \[B,H,W\] = \[1,4,5\]"),
-        ((FEATURES, None), {"num_segments": 1, "weights": FEATURES}, ValueError, "weights"),
+        ((FEATURES, LABELS), {"num_segments": 1, "weights": FEATURES}, ValueError, "weights"),
         ((FEATURES, LABELS), {"num_segments": -1}, ValueError, "num_segments: expected an integer >= 0; found -1"),
         ((FEATURES, LABELS), {"num_segments": 1.5}, TypeError, "num_segments: expected an integer"),
         ((FEATURES, LABELS), {"num_segments": 1, "reduce": "min"}, ValueError, "reduce: expected one of"),
