@@ -81,7 +81,8 @@ void update(const ImageView<const scalar_t>& view, const bool* mask, const CellG
       for (int k = 0; k < kCandidates; ++k) {
         if (candidates.index[k] < 0) continue;
         acc* sum = sums + k * width;
-        for (int64_t c = 0; c < channels; ++c) sum[c + 1] += candidates.shift[c] * sum[0];
+        for (int64_t c = 0; c < channels; ++c)
+          sum[c + 1] -= candidates.coefficient[(c + 1) * kCandidates + k] / 2 * sum[0];
         sum[width - 2] += (candidates.origin_y - grid.middle_y<acc>(row + k / 3 - 1)) * sum[0];
         sum[width - 1] += (candidates.origin_x - grid.middle_x<acc>(column + k % 3 - 1)) * sum[0];
       }
@@ -99,7 +100,7 @@ void update(const ImageView<const scalar_t>& view, const bool* mask, const CellG
         std::copy_n(before.positions + j * 2, 2, position);
         return;
       }
-      for (int64_t c = 0; c < channels; ++c) center[c] = sum[c + 1] / sum[0];
+      for (int64_t c = 0; c < channels; ++c) center[c] = before.centers[j * channels + c] + sum[c + 1] / sum[0];
       position[0] = grid.middle_y<acc>(row) + sum[width - 2] / sum[0];
       position[1] = grid.middle_x<acc>(j % grid.columns) + sum[width - 1] / sum[0];
     });

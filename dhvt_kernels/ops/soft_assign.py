@@ -101,8 +101,8 @@ def soft_assign(
     Returns:
         `assignment [B,9,H,W]`: the share of each of the 3x3 cells around the pixel's own, in raster order (index 4 is
         its own); 0 for cells outside the image; and `labels` int32 `[B,H,W]`: the nearest centre (own cell first, then
-        lowest index on ties), -1 outside the mask. A pixel with a non-finite feature has no share in any centre, and
-        the label of its own cell.
+        lowest index on ties), -1 outside the mask. A share below `2^-80` of the pixel's largest is 0. A pixel with a
+        non-finite feature has no share in any centre, and the label of its own cell.
 
     Raises:
         TypeError: a dtype is not one of the above.

@@ -82,7 +82,8 @@ def soft_pool(
 
     Returns:
         `(sums [B,L,Cv], mass [B,L])` in float32 (float64 for float64). The mean of a cluster is `sums / mass[...,
-        None]`; sums of a segment are the sums of its leaves. Pixels with a non-finite feature are left out.
+        None]`; sums of a segment are the sums of its leaves. Pixels with a non-finite feature are
+        left out; a non-finite value reaches the nine clusters around its pixel.
 
     Raises:
         TypeError: a dtype does not fit.

@@ -81,7 +81,7 @@ def _assign(
     logits = torch.where(candidate, -(distance + kappa2 * spatial), torch.finfo(distance.dtype).min)
     # Differences first: exact at the best candidate, whatever the temperature.
     exponents = (logits - logits.detach().amax(1, keepdim=True)) * inverse_temperature
-    shares = exponents.masked_fill(exponents < LEAST_EXPONENT, -math.inf).softmax(1)
+    shares = exponents.masked_fill((exponents < LEAST_EXPONENT) | ~candidate, -math.inf).softmax(1)
     assignment = torch.where(candidate & usable[:, None], shares, 0)
     # argmax returns the first of equals: own cell first, then raster order.
     order = [OWN_CELL, *(k for k in range(9) if k != OWN_CELL)]
