@@ -38,11 +38,11 @@ DHVT_HD acc merge_distance(MergeDistance kind, acc compactness, int64_t channels
 }
 
 // The gradient of one child's mean, for one channel: d mean / d mean_a = n_a / n and
-// d m2 / d mean_a = 2 n_a n_b / n (mean_a - mean_b), where b is the other child.
+// d m2 / d mean_a = 2 n_a n_b / n (mean_a - mean_b), where b is the other child. No gradient gives none, even to NaN.
 template <typename acc>
 DHVT_HD acc merge_gradient(acc grad_mean, acc grad_m2, acc n_a, acc mean_a, acc n_b, acc mean_b) {
   const acc share = n_a / (n_a + n_b);
-  return share * grad_mean + 2 * share * n_b * (mean_a - mean_b) * grad_m2;
+  return share * grad_mean + (grad_m2 != 0 ? 2 * share * n_b * (mean_a - mean_b) * grad_m2 : acc(0));
 }
 
 }  // namespace dhvt

@@ -17,9 +17,10 @@ DHVT_HD void chan_merge(acc n_a, acc& mean_a, acc& m2_a, acc n_b, acc mean_b, ac
 }
 
 // The gradient of one pixel's feature, for one channel: d mean / d f = 1 / n, d m2 / d f = 2 (f - mean).
+// No gradient gives none, even to NaN.
 template <typename acc>
 DHVT_HD acc moments_gradient(acc grad_mean, acc grad_m2, acc n, acc mean, acc feature) {
-  return grad_mean / n + 2 * grad_m2 * (feature - mean);
+  return grad_mean / n + (grad_m2 != 0 ? 2 * grad_m2 * (feature - mean) : acc(0));
 }
 
 }  // namespace dhvt

@@ -8,6 +8,7 @@ from torch import Tensor
 
 FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LABELS = (torch.int32,)
+INT32_MAX = 2**31 - 1
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -58,11 +59,13 @@ def check_tensors(**arguments: tuple[Tensor | None, str, tuple[torch.dtype, ...]
 
 
 def check_int(name: str, value: int, minimum: int) -> int:
-    """An integer of at least `minimum`."""
+    """An integer of at least `minimum`, and within int32: so are the ids and offsets that it sizes."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name}: expected an integer; found {type(value).__name__}")
     if value < minimum:
         raise ValueError(f"{name}: expected an integer >= {minimum}; found {value}")
+    if value > INT32_MAX:
+        raise ValueError(f"{name}: expected an integer <= {INT32_MAX}; found {value}")
     return value
 
 
@@ -73,7 +76,7 @@ def check_float(name: str, value: float, *, above: float | None = None, minimum:
     number = float(value)
     bound = f" > {above:g}" if above is not None else f" >= {minimum:g}" if minimum is not None else ""
     if (
-        not math.isfinite(number)
+        not -math.inf < number < math.inf  # torch.compile knows no isfinite of a number that it holds as a symbol
         or (above is not None and number <= above)
         or (minimum is not None and number < minimum)
     ):

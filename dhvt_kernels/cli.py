@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import sys
 import time
 import warnings
@@ -210,10 +211,18 @@ class Report:
         """Count a picture that is left out, and say why."""
         self.failures += 1
         text = getattr(error, "strerror", None) or _line(error)
+        culprit = getattr(error, "filename", None)
+        if culprit is not None and Path(culprit) != path:
+            text = f"{text}: {culprit}"  # a result that cannot be written
         self.note(text if text.startswith(f"{path}: ") else f"{path}: {text}", style="red")
 
     def note(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(_text(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _text(name: str | Path) -> str:
+    """Names of files may hold any bytes; what is printed or stored may not."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _line(error: Exception) -> str:
@@ -339,7 +348,7 @@ def _write(
     if "patches" not in tensors:
         report.note(f"{job.path}: {len(tensors['count'])} tokens, so their patches and histograms are not written")
     values = {"criterion_value": float(partition.cost[0]), "strength": float(partition.strength[0])}
-    texts = {"picture": job.path.name, **metadata, **{name: repr(value) for name, value in values.items()}}
+    texts = {"picture": _text(job.path.name), **metadata, **{name: repr(value) for name, value in values.items()}}
     tokens_file.write_bytes(save(tensors, texts))  # save_file would leave a file that nobody else may read
 
 
@@ -382,14 +391,14 @@ def _summary(results: list[Result], criterion: str, output: Path) -> None:
     table = Table(show_footer=True)
     total = sum(result.tokens for result in results)
     mean = sum(result.milliseconds for result in results) / len(results)
-    table.add_column("picture", f"{len(results)} in {output}", overflow="fold")
+    table.add_column("picture", f"{len(results)} in {escape(_text(output))}", overflow="fold")
     table.add_column("size", justify="right")
     table.add_column("tokens", f"{total:,}", justify="right")
     table.add_column(criterion, justify="right")
     table.add_column("ms", f"{mean:.1f} mean", justify="right")
     for result in results[:TABLE_ROWS]:
         table.add_row(
-            str(result.job.target.relative_to(output)),
+            escape(_text(result.job.target.relative_to(output))),
             f"{result.width} x {result.height}",
             f"{result.tokens:,}",
             f"{result.cost:,.0f}",

@@ -41,9 +41,9 @@ def gaussian_blur(images: Tensor, *, sigma: float, mask: Tensor | None = None) -
     if mask is not None:
         exists = exists & mask[:, None]
     channels = torch.cat([torch.where(exists, images, 0), exists.to(images.dtype)], 1)
-    radius = int(4 * sigma + 0.5)
-    weights = [math.exp(-0.5 * (d / sigma) ** 2) for d in range(radius + 1)]
     for dim in (-1, -2):
+        radius = max(int(min(4 * sigma + 0.5, channels.shape[dim] - 1)), 0)  # there is nothing beyond the image
+        weights = [math.exp(-0.5 * (d / sigma) ** 2) for d in range(radius + 1)]
         channels = _smooth(channels, weights, dim)
     return torch.where(exists, channels[:, :-1] / channels[:, -1:].clamp_min(1e-12), images)
 

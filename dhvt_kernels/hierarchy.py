@@ -39,7 +39,7 @@ class Selection:
         check_float("selection_temperature", self.selection_temperature, above=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hierarchy:
     """A binary tree of regions per image, with statistics on every node: one build serves every number of tokens."""
 

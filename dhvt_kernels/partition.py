@@ -8,7 +8,7 @@ from torch import Tensor
 from .ops import Moments, SoftClusters, segment_moments, segment_pool, soft_pool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SoftLeaves:
     """The soft superpixels that a hierarchy was built on, as `soft_pool` needs them."""
 
@@ -20,7 +20,7 @@ class SoftLeaves:
     mask: Tensor | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Partition:
     """A cut of a hierarchy: the segments that become tokens.
 

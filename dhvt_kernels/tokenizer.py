@@ -122,7 +122,8 @@ class Tokenizer(nn.Module):
         Args:
             images: `[B,3,H,W]` sRGB, float in [0, 1] or uint8 (or what the `features` module takes).
             mask: bool `[B,H,W]`, False for pixels that belong to no image: the padding of a batch of images of
-                different size (see `pad_images`). Every 4-connected part of the mask is at least one segment.
+                different size (see `pad_images`). With pixel leaves every 4-connected part of the mask is at least
+                one segment; soft leaves may reach across a gap, so that small parts share a segment.
 
         Returns:
             `Partition`; its labels are -1 outside the mask.
@@ -219,6 +220,7 @@ def pad_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         `(images [B,C,H,W], mask bool [B,H,W])` with H and W the largest.
 
     Raises:
+        TypeError: not tensors.
         ValueError: no images, or channels, dtypes or dimensions that differ.
 
     Example:
@@ -229,6 +231,8 @@ def pad_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """
     if len(images) == 0:
         raise ValueError("images: expected at least one; found none")
+    if not all(isinstance(image, Tensor) for image in images):
+        raise TypeError(f"images: expected tensors [C,H,W]; found {[type(image).__name__ for image in images]}")
     if any(image.dim() != 3 or image.shape[0] != images[0].shape[0] for image in images):
         raise ValueError(f"images: expected [C,H,W] with one C; found {[list(image.shape) for image in images]}")
     if any(image.dtype != images[0].dtype or image.device != images[0].device for image in images):

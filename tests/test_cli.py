@@ -358,3 +358,21 @@ def test_eighty_megapixels(dhvt, tmp_path):
     assert outputs(tmp_path / "out") == expected("map")
     assert load_file(tmp_path / "out/map.safetensors")["count"].sum() == 80_000_000
     assert len(errors) <= 1
+
+
+def test_names_of_any_bytes_and_brackets(dhvt, tmp_path):
+    odd = b"odd\xff.png".decode("utf-8", "surrogateescape")
+    picture(tmp_path / "in" / odd)
+    picture(tmp_path / "in" / "[bold]x[b].png")
+    code, printed, errors = dhvt("tokenize", tmp_path / "in", "-o", tmp_path / "out", *FAST)
+    assert (code, errors) == (0, [])
+    assert "[bold]x[b]" in printed
+    assert outputs(tmp_path / "out") == expected("[bold]x[b]", odd.removesuffix(".png"))
+
+
+def test_an_output_that_cannot_be_written_is_named(dhvt, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    code, _, errors = dhvt("tokenize", picture(tmp_path / "a.png"), "-o", file / "out", *FAST)
+    assert code == 1
+    assert errors == [f"{tmp_path / 'a.png'}: Not a directory: {file / 'out'}"]

@@ -115,3 +115,10 @@ def test_bad_input():
         dk.gaussian_blur(torch.rand(1, 3, 2, 2), sigma=0)
     with pytest.raises(ValueError, match="smoothing"):
         dk.Tokenizer(smoothing=-1.0)
+
+
+@pytest.mark.parametrize("sigma", [1e3, 1e308])
+def test_blur_wider_than_the_image_is_its_mean(sigma):
+    images = torch.rand(1, 2, 6, 5, dtype=torch.float64)
+    blurred = dk.gaussian_blur(images, sigma=sigma)
+    assert torch.allclose(blurred, images.mean((2, 3), keepdim=True).expand_as(images), atol=1e-4)

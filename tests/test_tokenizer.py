@@ -445,3 +445,47 @@ def test_bad_images():
         dk.Tokenizer(leaves="pixels")(torch.rand(1, 3, 8, 8)).soft_pool(torch.rand(1, 3, 8, 8))
     with pytest.raises(ValueError, match="images: expected at least one; found none"):
         dk.pad_images([])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_gradients_of_a_non_finite_pixel_stay_there(backend, bad):
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images[0, :, 3, 5] = bad
+    images.requires_grad_()
+    dk.Tokenizer()(images).expected_tokens.sum().backward()
+    broken = ~images.grad.isfinite().all(1)[0]
+    broken[3, 5] = False
+    assert not broken.any()
+
+
+def test_partitions_compare_by_identity():
+    partition = dk.Tokenizer()(torch.rand(2, 3, 16, 16))
+    assert partition == partition
+    assert partition != copy.deepcopy(partition)
+
+
+def test_compiles_with_symbolic_sizes_and_numbers():
+    torch.compiler.reset()
+    tokenizer, images = dk.Tokenizer(strength=1.5), torch.rand(2, 3, 24, 40)
+    compiled = torch.compile(tokenizer, backend="eager", fullgraph=True, dynamic=True)
+    assert torch.equal(compiled(images).labels, tokenizer(images).labels)
+
+
+@pytest.mark.parametrize("size", [2**31, 2**70])
+def test_sizes_beyond_int32_are_refused(size):
+    labels = torch.zeros(1, 2, 2, dtype=torch.int32)
+    with pytest.raises(ValueError, match=f"num_segments: expected an integer <= 2147483647; found {size}"):
+        dk.region_graph(labels, num_segments=size)
+    with pytest.raises(ValueError, match="cell: expected an integer <= 2147483647"):
+        dk.Tokenizer(cell=size)
+
+
+def test_padding_wants_tensors():
+    with pytest.raises(TypeError, match=r"images: expected tensors \[C,H,W\]; found \['list'\]"):
+        dk.pad_images([[1.0]])
+
+
+@pytest.mark.parametrize(("name", "other"), [("compactness", "temperature"), ("temperature", "compactness")])
+def test_a_number_beside_a_learned_one_is_checked(name, other):
+    with pytest.raises(ValueError, match=f"{name}: expected a finite number"):
+        dk.soft_cluster(torch.rand(1, 3, 8, 8), cell=4, **{name: -1.0, other: torch.tensor(1.0)})

@@ -75,7 +75,9 @@ void differentiate(const Tensor& grad_likelihood, const Tensor& count, const Ten
       count.size(0) * count.size(1),
       [&](int64_t v) {
         for (int64_t c = v * channels; c < (v + 1) * channels; ++c)
-          out[c] = n[v] > 0 ? static_cast<acc>(grad[v] * likelihood_gradient(n[v], q[c], noise, rho)) : acc(0);
+          out[c] = n[v] > 0 && grad[v] != 0  // a node that is not asked stays out, even where its m2 is NaN
+                       ? static_cast<acc>(grad[v] * likelihood_gradient(n[v], q[c], noise, rho))
+                       : acc(0);
       },
       kGrain);
 }

@@ -10,9 +10,11 @@ Scalar = float | Tensor
 
 def coefficients(compactness: Scalar, temperature: Scalar, features: Tensor) -> tuple[Tensor | None, float, float]:
     """(coefficients, compactness, temperature): a tensor [2] if either is a tensor (learned), else plain numbers."""
-    if not isinstance(compactness, Tensor) and not isinstance(temperature, Tensor):
+    if not isinstance(compactness, Tensor):
         check_float("compactness", compactness, minimum=0)
+    if not isinstance(temperature, Tensor):
         check_float("temperature", temperature, above=0)
+    if not isinstance(compactness, Tensor) and not isinstance(temperature, Tensor):
         return None, float(compactness), float(temperature)
     dtype = accumulation_dtype(features.dtype)
     parts = []
@@ -37,17 +39,13 @@ def check_clusters(
     rows, columns = -(-sizes["H"] // cell), -(-sizes["W"] // cell)
     accumulate = accumulation_dtype(features.dtype)
     batch, channels, count = sizes["B"], sizes["C"], rows * columns
-    for name, tensor, shape in (
-        ("centers", centers, (batch, count, channels)),
-        ("positions", positions, (batch, count, 2)),
-        ("mass", mass, (batch, count)),
+    for name, tensor, notation, shape in (
+        ("centers", centers, "B L C", (batch, count, channels)),
+        ("positions", positions, "B L 2", (batch, count, 2)),
+        ("mass", mass, "B L?", (batch, count)),
     ):
-        if tensor is None and name == "mass":
-            continue
-        check_tensors(
-            features=(features, "B C H W", FLOATING), **{name: (tensor, "X L Y"[: 2 * len(shape) - 1], accumulate)}
-        )
-        if tuple(tensor.shape) != shape:
+        check_tensors(features=(features, "B C H W", FLOATING), **{name: (tensor, notation, accumulate)})
+        if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(
                 f"{name}: expected {list(shape)}, one centre for each of the {rows} x {columns} cells of {cell} "
                 f"pixels; found {list(tensor.shape)}"

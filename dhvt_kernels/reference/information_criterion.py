@@ -51,4 +51,5 @@ def information_criterion_backward(
     variance = m2.double() / count.clamp(min=1).unsqueeze(-1) + noise
     derivative = (variance + noise) / (variance**2 * pixel_correlation)
     grad = grad_likelihood.double().unsqueeze(-1) * derivative
-    return torch.where((count > 0).unsqueeze(-1), grad, 0).to(m2.dtype)
+    asked = (count > 0) & (grad_likelihood != 0)  # no gradient gives none, even to NaN
+    return torch.where(asked.unsqueeze(-1), grad, 0).to(m2.dtype)

@@ -164,7 +164,9 @@ def merge_tree_backward(
                 n_a, n_other = node_count[b, [a, other]].to(node_mean.dtype)
                 share = n_a / (n_a + n_other)
                 delta = node_mean[b, a] - node_mean[b, other]
-                total_mean[b, a] += share * total_mean[b, p] + 2 * share * n_other * delta * total_m2[b, p]
+                grad_m2 = total_m2[b, p]
+                spread = torch.where(grad_m2 != 0, 2 * share * n_other * delta * grad_m2, 0)  # none to NaN, too
+                total_mean[b, a] += share * total_mean[b, p] + spread
                 total_m2[b, a] += total_m2[b, p]
     used = node_count[:, :leaves, None] > 0  # the moments of an unused leaf are zero, whatever came in
     return torch.where(used, total_mean[:, :leaves], 0), torch.where(used, total_m2[:, :leaves], 0)

@@ -62,7 +62,9 @@ def segment_moments_backward(
         return padded.gather(1, index.expand(-1, -1, table.shape[2])).transpose(1, 2).reshape(features.shape)
 
     deviation = features.to(mean.dtype) - of_pixel(mean)
-    grad = of_pixel(grad_mean / count.clamp(min=1).unsqueeze(-1)) + 2 * of_pixel(grad_m2) * deviation
+    slope = of_pixel(grad_m2)
+    spread = torch.where(slope != 0, 2 * slope * deviation, 0)  # no gradient gives none, even to NaN
+    grad = of_pixel(grad_mean / count.clamp(min=1).unsqueeze(-1)) + spread
     grad = torch.where(inside.unsqueeze(1), grad, 0).to(features.dtype)
     channels_last = features.shape[1] > 1 and features.stride(1) == 1
     return grad.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
