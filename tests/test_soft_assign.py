@@ -167,6 +167,15 @@ def test_a_pixel_that_is_not_finite_stays_alone(backend, dtype, bad):
         assert torch.equal(a, e)
 
 
+def test_shares_are_accurate_in_float32(backend):
+    """Scores that float32 holds exactly, so that only the exponential errs."""
+    centers = torch.tensor([0.0, 0.125, 0.5, 0.75, 1.25, 1.5, 2.0, 2.75, 3.25]).reshape(1, 9, 1)
+    features, positions = torch.zeros(1, 1, 3, 3), torch.zeros(1, 9, 2)
+    assignment = soft_assign(features, centers, positions, cell=1, compactness=0.0).assignment[0, :, 1, 1].double()
+    expected = (-centers[0, :, 0].double().square()).softmax(0)
+    torch.testing.assert_close(assignment, expected, rtol=1.5e-6, atol=0)
+
+
 @pytest.mark.parametrize("temperature", [1e-50, 1e-38, 1e-20, 1e-4])
 def test_low_temperature_is_hard_assignment(backend, temperature):
     features, centers, positions, mass, mask = inputs(torch.float32)
@@ -358,7 +367,7 @@ def test_bad_input():
         soft_assign(features, centers[:, :5], positions, cell=4)
     with pytest.raises(TypeError, match=r"centers: expected .* of float32"):
         soft_assign(features, centers.double(), positions, cell=4)
-    with pytest.raises(ValueError, match=r"positions: expected \[2, 12, 2\]"):
+    with pytest.raises(ValueError, match=r"positions: expected \[B,L,2\] = \[2,12,2\]"):
         soft_assign(features, centers, centers, cell=4)
     with pytest.raises(ValueError, match=r"mass: expected \[2, 12\]"):
         soft_assign(features, centers, positions, cell=4, mass=mass[:, 1:])
