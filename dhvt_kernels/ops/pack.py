@@ -134,7 +134,8 @@ def unpack(values: Tensor, cu_seqlens: Tensor, *, length: int) -> Tensor:
 
     Args:
         values: `[T,D]`, any floating dtype.
-        cu_seqlens: `[B+1]` int32, where each sequence starts, and the end; rows outside `[0, T)` read as 0.
+        cu_seqlens: `[B+1]` int32, where each sequence starts, and the end: not decreasing, as `pack` makes them
+            (else the gradient is undefined, though nothing is read out of bounds); rows outside `[0, T)` read as 0.
         length: `N`, the tokens per image of the result; longer sequences are cut.
 
     Returns:

@@ -94,7 +94,8 @@ def soft_assign(
         positions: `[B,L,2]` positions (y, x) of the centres, pixels; dtype as `centers`.
         cell: side of a cell, pixels.
         compactness: weight of the distance in space, in units of the features; number or tensor of one element, >= 0.
-        temperature: softness, in squared units of the features; number or tensor of one element, > 0.
+        temperature: softness, in squared units of the features; number or tensor of one element, > 0. The value of a
+            tensor is not checked, as that would wait for the device; out of range it gives centres without mass.
         mass: `[B,L]`; a centre whose mass is 0 is no candidate. None: every centre is one.
         mask: bool `[B,H,W]`, False for pixels that belong to no image (padding of a batch).
 

@@ -106,7 +106,8 @@ def soft_cluster(
         cell: side of a cell, pixels; H and W need not be multiples.
         iterations: number of updates; 0 gives the cells' means.
         compactness: weight of the distance in space, in units of the features; number or tensor of one element, >= 0.
-        temperature: softness, in squared units of the features; number or tensor of one element, > 0.
+        temperature: softness, in squared units of the features; number or tensor of one element, > 0. The value of a
+            tensor is not checked, as that would wait for the device; out of range it gives centres without mass.
         grad: `"full"`: gradients through all iterations; `"last"`: through the last one only.
         mask: bool `[B,H,W]`, False for pixels that belong to no image (padding of a batch).
 
