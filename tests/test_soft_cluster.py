@@ -161,6 +161,11 @@ def test_centre_that_loses_its_pixels_keeps_its_values(backend):
         assert torch.equal(a, e)
     assert not (clusters.labels == 1).any()
     assert clusters.mass[0].tolist() == [24, 0, 24]
+    features.requires_grad_()
+    (grad,) = torch.autograd.grad(soft_cluster(features, iterations=4, **numbers).centers[0, 1], features)
+    expected = torch.zeros(1, 1, 4, 12)
+    expected[..., 4:8] = 1 / 16  # still the mean of its cell
+    assert torch.equal(grad, expected)
 
 
 def test_mass_just_above_the_least_has_finite_gradients(backend):
