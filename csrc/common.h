@@ -70,13 +70,27 @@ inline Tensor zeros(std::initializer_list<int64_t> size, ScalarType type, const 
   return torch::stable::zero_(out);
 }
 
-// A [B,C,H,W] tensor of another dtype in the memory format of `like`.
-inline Tensor empty_image_like(const Tensor& like, ScalarType type) {
+// Whether a [B,C,H,W] tensor is dense in channels_last order, and not contiguous as well.
+inline bool is_channels_last(const Tensor& t) {
+  if (t.is_contiguous()) return false;
+  int64_t stride = 1;
+  for (int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != stride) return false;
+    stride *= t.size(d);
+  }
+  return true;
+}
+
+inline Tensor empty_image(std::initializer_list<int64_t> size, ScalarType type, bool channels_last,
+                          const Tensor& like) {
   using torch::headeronly::MemoryFormat;
-  const bool channels_last = like.size(1) > 1 && like.stride(1) == 1;
-  const int64_t size[] = {like.size(0), like.size(1), like.size(2), like.size(3)};
-  return torch::stable::empty({size, 4}, type, std::nullopt, like.device(), std::nullopt,
+  return torch::stable::empty({size.begin(), size.size()}, type, std::nullopt, like.device(), std::nullopt,
                               channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+// A tensor of the size of `like`: channels_last where `like` is, else contiguous.
+inline Tensor empty_image_like(const Tensor& like, ScalarType type) {
+  return empty_image({like.size(0), like.size(1), like.size(2), like.size(3)}, type, is_channels_last(like), like);
 }
 
 template <typename T>
@@ -111,8 +125,8 @@ inline void check(const Tensor& tensor, const char* name, ScalarType type, std::
                   " dimensions; found ", tensor.dim());
   int64_t d = 0;
   for (int64_t expected : size) {
-    STD_TORCH_CHECK(expected < 0 || tensor.size(d) == expected, name, ": expected size ", expected, " in dimension ",
-                    d, "; found ", tensor.size(d));
+    STD_TORCH_CHECK(expected < 0 || tensor.size(d) == expected, name, ": expected size ", expected, " in dimension ", d,
+                    "; found ", tensor.size(d));
     ++d;
   }
 }
@@ -142,8 +156,15 @@ ImageView<const scalar_t> image_view(const Tensor& t) {
 
 template <typename scalar_t>
 ImageView<scalar_t> mutable_image_view(const Tensor& t) {
-  return {mutable_data<scalar_t>(t), t.size(0),   t.size(1),   t.size(2),  t.size(3),
-          t.stride(0),               t.stride(1), t.stride(2), t.stride(3)};
+  return {mutable_data<scalar_t>(t),
+          t.size(0),
+          t.size(1),
+          t.size(2),
+          t.size(3),
+          t.stride(0),
+          t.stride(1),
+          t.stride(2),
+          t.stride(3)};
 }
 
 // Splits [0, n) over torch's threads; body(i) for each i. Nothing may depend on which thread runs it.

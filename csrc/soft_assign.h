@@ -20,8 +20,8 @@ namespace dhvt {
 constexpr int kCandidates = 9;
 constexpr int kOwnCell = 4;
 
-// A share below 2^kLeastExponent of the pixel's largest is 0. So the mass of a centre is 0 or at least 2^-84, 1 / mass and what it
-// multiplies stay finite, and products with shares are no denormals, which cost CPUs a hundred cycles each.
+// A share below 2^kLeastExponent of the pixel's largest is 0. So the mass of a centre is 0 or at least 2^-84, 1 / mass
+// and what it multiplies stay finite, and products with shares are no denormals, which cost CPUs a hundred cycles each.
 constexpr int kLeastExponent = -80;
 
 // Compactness and temperature as the kernels use them, bounded so that nothing finite overflows. NaN stays NaN.

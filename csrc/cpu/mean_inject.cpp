@@ -4,18 +4,6 @@
 namespace dhvt {
 namespace {
 
-// Whether a tensor is dense in channels_last order (and not contiguous as well).
-bool is_channels_last(const Tensor& t) {
-  if (t.is_contiguous()) return false;
-  const int64_t order[] = {1, 3, 2, 0};
-  int64_t stride = 1;
-  for (int64_t d : order) {
-    if (t.size(d) != 1 && t.stride(d) != stride) return false;
-    stride *= t.size(d);
-  }
-  return true;
-}
-
 // One task per strip: out = image + shift of the pixel's segment, in the layout of the output (a copy where a pixel has
 // no segment). Reads and writes b C bytes per pixel. shift [B,K,C], label [B,H,W].
 template <typename scalar_t>
@@ -64,11 +52,8 @@ Tensor mean_inject(const Tensor& image, const Tensor& tokens, const Tensor& labe
   check(image, "image [B,C,H,W]", type, {-1, -1, -1, -1});
   check(tokens, "tokens [B,K,C]", tokens.scalar_type(), {image.size(0), -1, image.size(1)});
   check(labels, "labels [B,H,W]", ScalarType::Int, {image.size(0), image.size(2), image.size(3)});
-  const auto format = is_channels_last(image) ? torch::headeronly::MemoryFormat::ChannelsLast
-                                              : torch::headeronly::MemoryFormat::Contiguous;
-  const int64_t size[] = {image.size(0), image.size(1), image.size(2), image.size(3)};
   const int64_t num_segments = tokens.size(1), segments = image.size(0) * num_segments, channels = image.size(1);
-  Tensor out = torch::stable::empty({size, 4}, type, std::nullopt, image.device(), std::nullopt, format);
+  Tensor out = empty_image_like(image, type);
   const Tensor dense_tokens = converted(tokens, acc_type(type)), dense_labels = dense(labels);
   dispatch_floating(type, "mean_inject", [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;

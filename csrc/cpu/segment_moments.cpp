@@ -275,10 +275,7 @@ Tensor segment_moments_backward(const Tensor& grad_mean, const Tensor& grad_m2, 
   check(mean, "mean [B,K,C]", acc, {batch, num_segments, channels});
   check(grad_mean, "grad_mean [B,K,C]", acc, {batch, num_segments, channels});
   check(grad_m2, "grad_m2 [B,K,C]", acc, {batch, num_segments, channels});
-  const auto format = channels > 1 && features.stride(1) == 1 ? torch::headeronly::MemoryFormat::ChannelsLast
-                                                              : torch::headeronly::MemoryFormat::Contiguous;
-  const int64_t size[] = {batch, channels, features.size(2), features.size(3)};
-  Tensor out = torch::stable::empty({size, 4}, type, std::nullopt, features.device(), std::nullopt, format);
+  Tensor out = empty_image_like(features, type);
   dispatch_floating(type, "segment_moments_backward", [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     differentiate<scalar_t>(dense(grad_mean), dense(grad_m2), features, dense(labels), dense(count), dense(mean), out);

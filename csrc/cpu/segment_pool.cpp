@@ -85,10 +85,8 @@ Tensor segment_gather(const Tensor& values, const Tensor& labels, const std::opt
   check(values, "values [B,K,C]", type, {labels.size(0), -1, -1});
   if (weights)
     check(*weights, "weights [B,H,W]", weights->scalar_type(), {labels.size(0), labels.size(1), labels.size(2)});
-  const auto format =
-      channels_last ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous;
-  const int64_t size[] = {labels.size(0), values.size(2), labels.size(1), labels.size(2)};
-  Tensor out = torch::stable::empty({size, 4}, type, std::nullopt, values.device(), std::nullopt, format);
+  Tensor out =
+      empty_image({labels.size(0), values.size(2), labels.size(1), labels.size(2)}, type, channels_last, values);
   const Tensor dense_values = dense(values), dense_labels = dense(labels);
   const std::optional<Tensor> weight = converted(weights, acc_type(type));
   dispatch_floating(type, "segment_gather", [&](auto tag) {

@@ -1,4 +1,4 @@
-"""What the three soft operators share: arguments, validation, layout of gradients."""
+"""What the three soft operators share: arguments and validation."""
 
 import torch
 from torch import Tensor
@@ -50,10 +50,3 @@ def check_clusters(
                 f"{name}: expected {list(shape)}, one centre for each of the {rows} x {columns} cells of {cell} "
                 f"pixels; found {list(tensor.shape)}"
             )
-
-
-def empty_image_like(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """As csrc/common.h: contiguous, or channels_last where `like` has its channels last."""
-    channels_last = like.shape[1] > 1 and like.stride(1) == 1
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(like.shape, dtype=dtype, device=like.device, memory_format=memory_format)

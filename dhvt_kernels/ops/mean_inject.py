@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.library import register_fake
 
 from .._checks import FLOATING, LABELS, check_tensors
+from .._layout import empty_image_like
 from .._schema import ops
-from .segment_pool import is_channels_last, needs_grad, segment_sum
+from .segment_pool import needs_grad, segment_sum
 
 
 @register_fake("dhvt_kernels::mean_inject")
 def _(image: Tensor, tokens: Tensor, labels: Tensor) -> Tensor:
-    memory_format = torch.channels_last if is_channels_last(image) else torch.contiguous_format
-    return torch.empty_like(image, memory_format=memory_format)
+    return empty_image_like(image, image.dtype)
 
 
 class _MeanInject(torch.autograd.Function):

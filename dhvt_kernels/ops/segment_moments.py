@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.library import register_fake
 
 from .._checks import FLOATING, LABELS, accumulation_dtype, check_int, check_tensors
+from .._layout import empty_image_like
 from .._schema import ops
 
 
@@ -44,9 +45,7 @@ def _(features: Tensor, labels: Tensor, num_segments: int) -> tuple[Tensor, ...]
 
 @register_fake("dhvt_kernels::segment_moments_backward")
 def _(grad_mean: Tensor, grad_m2: Tensor, features: Tensor, labels: Tensor, count: Tensor, mean: Tensor) -> Tensor:
-    channels_last = features.shape[1] > 1 and features.stride(1) == 1
-    out = features.new_empty(features.shape)
-    return out.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return empty_image_like(features, features.dtype)
 
 
 class _SegmentMoments(torch.autograd.Function):

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.library import register_fake
 
 from .._checks import FLOATING, LABELS, accumulation_dtype, check_choice, check_int, check_tensors
+from .._layout import image_format, is_channels_last
 from .._schema import ops
 
 REDUCTIONS = ("mean", "sum", "max")
@@ -24,7 +25,7 @@ def _(features: Tensor, labels: Tensor, weights: Tensor | None, num_segments: in
 def _(values: Tensor, labels: Tensor, weights: Tensor | None, channels_last: bool) -> Tensor:
     batch, height, width = labels.shape
     out = values.new_empty(batch, values.shape[2], height, width)
-    return out.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return out.contiguous(memory_format=image_format(channels_last))
 
 
 @register_fake("dhvt_kernels::segment_dot")
@@ -41,10 +42,6 @@ def _(features: Tensor, labels: Tensor, num_segments: int) -> tuple[Tensor, Tens
 def needs_grad(*inputs: Tensor | None) -> bool:
     """Whether a call has to be recorded; if not, the operator alone is called, which is faster."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-
-
-def is_channels_last(t: Tensor) -> bool:
-    return not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)
 
 
 # The three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c]. The backward of each is made of the other two,

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.library import register_fake
 
+from .._layout import empty_image_like
 from .._schema import ops
-from ._soft import Scalar, check_clusters, coefficients, empty_image_like
+from ._soft import Scalar, check_clusters, coefficients
 
 
 @register_fake("dhvt_kernels::soft_assign")

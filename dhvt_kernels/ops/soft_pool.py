@@ -8,8 +8,9 @@ from torch.autograd.function import once_differentiable
 from torch.library import register_fake
 
 from .._checks import FLOATING, accumulation_dtype, check_tensors
+from .._layout import empty_image_like
 from .._schema import ops
-from ._soft import Scalar, check_clusters, coefficients, empty_image_like
+from ._soft import Scalar, check_clusters, coefficients
 from .soft_cluster import SoftClusters
 
 

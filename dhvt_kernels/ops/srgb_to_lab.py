@@ -8,8 +8,8 @@ from torch.autograd.function import once_differentiable
 from torch.library import register_fake
 
 from .._checks import FLOATING, accumulation_dtype, check_tensors
+from .._layout import empty_image_like
 from .._schema import ops
-from ._soft import empty_image_like
 
 
 @register_fake("dhvt_kernels::srgb_to_lab")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from .._layout import like_image
 
 
 def _scatter(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
@@ -65,6 +66,4 @@ def segment_moments_backward(
     slope = of_pixel(grad_m2)
     spread = torch.where(slope != 0, 2 * slope * deviation, 0)  # no gradient gives none, even to NaN
     grad = of_pixel(grad_mean / count.clamp(min=1).unsqueeze(-1)) + spread
-    grad = torch.where(inside.unsqueeze(1), grad, 0).to(features.dtype)
-    channels_last = features.shape[1] > 1 and features.stride(1) == 1
-    return grad.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return like_image(torch.where(inside.unsqueeze(1), grad, 0).to(features.dtype), features)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from .._layout import image_format
 
 
 def _pixels(features: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ def segment_gather(values: Tensor, labels: Tensor, weights: Tensor | None, chann
         weighted = out.to(accumulation_dtype(values.dtype)) * weights.flatten(1).unsqueeze(-1)
         out = torch.where(slots < num_segments, weighted, 0).to(values.dtype)
     out = out.reshape(*labels.shape, channels).permute(0, 3, 1, 2)
-    return out.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return out.contiguous(memory_format=image_format(channels_last))
 
 
 def segment_dot(values: Tensor, features: Tensor, labels: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from .._layout import like_image
 
 OWN_CELL = 4
 LEAST_EXPONENT = -80 * math.log(2)  # a share below 2^-80 of the pixel's largest is 0, so 1 / mass stays finite
@@ -213,11 +214,6 @@ def soft_pool(
     return sums[..., :-1].contiguous(), sums[..., -1].contiguous()
 
 
-def _empty_image_like(features: Tensor, gradient: Tensor) -> Tensor:
-    channels_last = features.shape[1] > 1 and features.stride(1) == 1
-    return gradient.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
 def _vjp(outputs: tuple[Tensor, ...], inputs: list[Tensor], gradients: tuple[Tensor, ...]) -> list[Tensor]:
     """Vector-Jacobian product by autograd, zeros where an input is not used."""
     pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
@@ -250,7 +246,7 @@ def soft_assign_backward(
         assignment, _, _ = _assign(compute, centers, positions, mass, mask, (metric[0], metric[1]), cell)
         inputs = [compute, centers, positions, metric]
         grads = _vjp((assignment,), inputs, (grad_assignment.to(compute.dtype),))
-    return _empty_image_like(features, grads[0].to(features.dtype)), grads[1], grads[2], grads[3]
+    return like_image(grads[0].to(features.dtype), features), grads[1], grads[2], grads[3]
 
 
 def soft_cluster_backward(
@@ -280,7 +276,7 @@ def soft_cluster_backward(
         for _ in range(remaining):
             state = _update(compute, state, mask, (metric[0], metric[1]), cell)
         grads = _vjp(state, [compute, metric], (grad_centers, grad_positions, grad_mass))
-    return _empty_image_like(features, grads[0].to(features.dtype)), grads[1]
+    return like_image(grads[0].to(features.dtype), features), grads[1]
 
 
 def soft_pool_backward(
@@ -305,8 +301,8 @@ def soft_pool_backward(
         outputs = soft_pool(compute, points, centers, positions, mass, mask, metric, cell, 0.0, 1.0)
         grads = _vjp(outputs, [compute, points, centers, positions, metric], (grad_sums, grad_mass))
     return (
-        _empty_image_like(features, grads[0].to(features.dtype)),
-        _empty_image_like(values, grads[1].to(values.dtype)),
+        like_image(grads[0].to(features.dtype), features),
+        like_image(grads[1].to(values.dtype), values),
         grads[2],
         grads[3],
         grads[4],

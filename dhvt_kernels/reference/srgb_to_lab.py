@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from .._layout import like_image
 
 #: Linear sRGB to CIE XYZ (IEC 61966-2-1) and the white point D65.
 XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
@@ -35,6 +36,4 @@ def srgb_to_lab_backward(grad: Tensor, images: Tensor) -> Tensor:
     with torch.enable_grad():
         leaf = images.detach().to(grad.dtype).requires_grad_()
         (gradient,) = torch.autograd.grad(srgb_to_lab(leaf), leaf, grad)
-    channels_last = images.stride(1) == 1
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return gradient.to(images.dtype).contiguous(memory_format=memory_format)
+    return like_image(gradient.to(images.dtype), images)
