@@ -61,14 +61,13 @@ DHVT_CLONES void load_tile(const ImageView<const scalar_t>& view, int64_t b, con
   acc squares[kLanes] = {};
   for (int64_t c = 0; c < view.channels; ++c)
     for (int n = 0; n < tile.padded; ++n) squares[n] += features[c * kLanes + n] * features[c * kLanes + n];
-  int used = 0;
-  for (int n = 0; n < tile.count; ++n) {
-    const bool use = tile.inside[n] && squares_are_finite(squares[n]);
-    usable[n] = use;
-    used += use;
+  acc used = 0;
+#pragma omp simd reduction(+ : used)
+  for (int n = 0; n < tile.padded; ++n) {
+    usable[n] = (squares_are_finite(squares[n]) ? acc(1) : acc(0)) * acc(tile.inside[n]);
+    used += usable[n];
   }
-  for (int n = tile.count; n < tile.padded; ++n) usable[n] = 0;
-  tile.all = used == tile.padded;
+  tile.all = used == acc(tile.padded);
   for (int64_t c = 0; c < view.channels; ++c) {
     acc* plane = features + c * kLanes;
     const acc shift = candidates.shift[c];
@@ -165,11 +164,13 @@ DHVT_CLONES void softmax(const Candidates<acc>& candidates, const Metric<acc>& m
     DHVT_EACH_LANE best[l] = weight[0][n + l];
     for (int k = 1; k < kCandidates; ++k)
       DHVT_EACH_LANE best[l] = weight[k][n + l] > best[l] ? weight[k][n + l] : best[l];
-    for (int k = 0; k < kCandidates; ++k) DHVT_EACH_LANE {
+    for (int k = 0; k < kCandidates; ++k) {
+      DHVT_EACH_LANE {
         const acc value = share(weight[k][n + l], best[l], metric) * present[k];
         weight[k][n + l] = value;
         sum[l] += value;
       }
+    }
     // Without any candidate the sum is 0.
     DHVT_EACH_LANE sum[l] = sum[l] == 0 ? acc(0) : usable[n + l] / sum[l];
     for (int k = 0; k < kCandidates; ++k) DHVT_EACH_LANE weight[k][n + l] *= sum[l];
@@ -183,8 +184,9 @@ DHVT_CLONES void softmax_backward(const Metric<acc>& metric_, const Tile<acc>& t
   for (int n = 0; n < tile.padded; n += kBlock) {
     acc inner[kBlock] = {};
     for (int k = 0; k < kCandidates; ++k) DHVT_EACH_LANE inner[l] += weight[k][n + l] * grad[k][n + l];
-    for (int k = 0; k < kCandidates; ++k) DHVT_EACH_LANE
-    grad[k][n + l] = score_gradient(weight[k][n + l], grad[k][n + l], inner[l], metric);
+    for (int k = 0; k < kCandidates; ++k) {
+      DHVT_EACH_LANE grad[k][n + l] = score_gradient(weight[k][n + l], grad[k][n + l], inner[l], metric);
+    }
   }
 }
 

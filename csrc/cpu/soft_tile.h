@@ -81,27 +81,27 @@ struct Candidates {
     const int64_t channels = view.channels;
     set_origin(grid, row, column);
     std::copy_n(view.centers + (row * grid.columns + column) * channels, channels, +shift);
+    const int64_t own = row * grid.columns + column;
+    int64_t at[kCandidates];
     for (int k = 0; k < kCandidates; ++k) {
       const int64_t j = grid.candidate(row, column, k);
       index[k] = j >= 0 && (!view.mass || view.mass[j] > 0) ? j : -1;
       present[k] = index[k] >= 0;
-      acc* coef = coefficient + k;
-      if (index[k] < 0) {
-        coef[0] = std::numeric_limits<acc>::lowest();
-        for (int64_t d = 1; d < dims; ++d) coef[d * kCandidates] = 0;
-        continue;
+      at[k] = index[k] >= 0 ? j : own;  // an absent one has any coefficients: its score is the lowest number
+    }
+    acc squares[kCandidates] = {};
+    for (int64_t c = 0; c < channels; ++c)
+      for (int k = 0; k < kCandidates; ++k) {
+        const acc difference = view.centers[at[k] * channels + c] - shift[c];
+        coefficient[(c + 1) * kCandidates + k] = 2 * difference;
+        squares[k] += difference * difference;
       }
-      acc squares = 0;
-      for (int64_t c = 0; c < channels; ++c) {
-        const acc difference = view.centers[j * channels + c] - shift[c];
-        coef[(c + 1) * kCandidates] = 2 * difference;
-        squares += difference * difference;
-      }
-      const acc y = view.positions[2 * j] - origin_y, x = view.positions[2 * j + 1] - origin_x;
-      coef[(dims - 2) * kCandidates] = 2 * metric.kappa2 * y;
-      coef[(dims - 1) * kCandidates] = 2 * metric.kappa2 * x;
+    for (int k = 0; k < kCandidates; ++k) {
+      const acc y = view.positions[2 * at[k]] - origin_y, x = view.positions[2 * at[k] + 1] - origin_x;
+      coefficient[(dims - 2) * kCandidates + k] = 2 * metric.kappa2 * y;
+      coefficient[(dims - 1) * kCandidates + k] = 2 * metric.kappa2 * x;
       position_bias[k] = -metric.kappa2 * (y * y + x * x);
-      coef[0] = position_bias[k] - squares;
+      coefficient[k] = index[k] >= 0 ? position_bias[k] - squares[k] : std::numeric_limits<acc>::lowest();
     }
   }
 };
@@ -118,7 +118,7 @@ struct Tile {
   int count = 0, padded = 0, num_runs = 0;  // pixels; rounded up to whole blocks; runs
   bool all = false;                         // every pixel takes part
   std::array<Run, kLanes> runs;             // where the lanes' pixels are
-  std::array<uint8_t, kLanes> inside;       // it is in the mask
+  std::array<uint8_t, kLanes> inside;       // 1 if it is in the mask, 0 past the count
   Scratch<acc> planes;           // [1+C+2,64] x of every pixel that takes part (the first plane is 1), else 0
   alignas(64) Rows<acc> weight;  // scores, then assignment
 
@@ -136,13 +136,17 @@ void for_each_tile(const CellGrid& grid, int64_t row, int64_t column, const bool
     tile.count = tile.num_runs = 0;
     while (y < y_end && tile.count < kLanes) {
       const int length = int(std::min<int64_t>(x_end - x, kLanes - tile.count));
-      for (int n = 0; n < length; ++n) tile.inside[tile.count + n] = mask ? mask[y * grid.width + x + n] : true;
+      if (mask)
+        std::copy_n(mask + y * grid.width + x, length, &tile.inside[tile.count]);
+      else
+        std::fill_n(&tile.inside[tile.count], length, uint8_t(1));
       tile.runs[tile.num_runs++] = {y, x, tile.count, length};
       tile.count += length;
       x += length;
       if (x == x_end) x = x_begin, ++y;
     }
     tile.padded = (tile.count + kBlock - 1) / kBlock * kBlock;
+    std::fill_n(tile.inside.begin() + tile.count, tile.padded - tile.count, uint8_t(0));
     body();
   }
 }
