@@ -213,8 +213,8 @@ void cluster_backward(const Tensor& features, const bool* mask, const Metric<acc
       alignas(64) Rows<acc> grad;
       for (int64_t column = 0; column < grid.columns; ++column) {
         candidates.prepare(before, grid, row, column, metric);
-        update_gradient<acc>(candidates, after, &grad_centers[b * cells * channels], &grad_positions[b * cells * 2],
-                             &grad_mass[b * cells], vectors);
+        update_gradient<acc>(candidates, after, grad_centers.data() + b * cells * channels,
+                             grad_positions.data() + b * cells * 2, grad_mass.data() + b * cells, vectors);
         sums.clear();
         for_each_tile(grid, row, column, mask ? mask + b * pixels : nullptr, tile, [&] {
           load_tile(view, b, candidates, tile);
