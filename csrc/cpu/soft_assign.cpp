@@ -4,20 +4,6 @@
 namespace dhvt {
 namespace {
 
-void check_inputs(const Tensor& features, const Tensor& centers, const Tensor& positions,
-                  const std::optional<Tensor>& mass, const std::optional<Tensor>& mask,
-                  const std::optional<Tensor>& coefficients, int64_t cell) {
-  STD_TORCH_CHECK(features.dim() == 4 && cell > 0, "expected features [B,C,H,W] and a positive cell");
-  const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
-  const int64_t cells = CellGrid(height, width, cell).cells();
-  const ScalarType type = acc_type(features.scalar_type());
-  check(centers, "centers [B,L,C]", type, {batch, cells, features.size(1)});
-  check(positions, "positions [B,L,2]", type, {batch, cells, 2});
-  check(mass, "mass [B,L]", type, {batch, cells});
-  check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
-  check(coefficients, "coefficients [2]", type, {2});
-}
-
 // One task per row of cells. Reads the features once, writes 9 shares and a label per pixel.
 template <typename scalar_t, typename acc = acc_t<scalar_t>>
 void assign(const Tensor& features, const Tensor& centers, const Tensor& positions, const std::optional<Tensor>& mass,
@@ -52,7 +38,7 @@ std::tuple<Tensor, Tensor> soft_assign(const Tensor& features, const Tensor& cen
                                        const std::optional<Tensor>& mass, const std::optional<Tensor>& mask,
                                        const std::optional<Tensor>& coefficients, int64_t cell, double compactness,
                                        double temperature) {
-  check_inputs(features, centers, positions, mass, mask, coefficients, cell);
+  check_clusters(features, centers, positions, mass, mask, coefficients, cell);
   const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
   Tensor assignment = empty({batch, kCandidates, height, width}, features.scalar_type(), features);
   Tensor labels = empty({batch, height, width}, ScalarType::Int, features);
@@ -127,7 +113,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_assign_backward(const Tensor& gr
                                                                 const std::optional<Tensor>& mask,
                                                                 const std::optional<Tensor>& coefficients, int64_t cell,
                                                                 double compactness, double temperature) {
-  check_inputs(features, centers, positions, mass, mask, coefficients, cell);
+  check_clusters(features, centers, positions, mass, mask, coefficients, cell);
   const ScalarType type = features.scalar_type();
   check(grad_assignment, "grad_assignment [B,9,H,W]", type,
         {features.size(0), kCandidates, features.size(2), features.size(3)});

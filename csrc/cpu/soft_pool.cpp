@@ -122,27 +122,13 @@ void pool_backward(const Tensor& grad_sums, const Tensor& grad_mass, const Tenso
   for (size_t i = 0; i < coefficient.size(); ++i) grad_coefficients[i % 2] += coefficient[i];
 }
 
-int64_t check_inputs(const Tensor& features, const Tensor& values, const Tensor& centers, const Tensor& positions,
-                     const Tensor& mass, const std::optional<Tensor>& mask, const std::optional<Tensor>& coefficients,
-                     int64_t cell) {
-  STD_TORCH_CHECK(features.dim() == 4 && cell > 0, "expected features [B,C,H,W] and a positive cell");
-  const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
-  const int64_t cells = CellGrid(height, width, cell).cells();
-  const ScalarType type = acc_type(features.scalar_type());
-  check(values, "values [B,Cv,H,W]", features.scalar_type(), {batch, -1, height, width});
-  check(centers, "centers [B,L,C]", type, {batch, cells, features.size(1)});
-  check(positions, "positions [B,L,2]", type, {batch, cells, 2});
-  check(mass, "mass [B,L]", type, {batch, cells});
-  check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
-  check(coefficients, "coefficients [2]", type, {2});
-  return cells;
-}
-
 std::tuple<Tensor, Tensor> soft_pool(const Tensor& features, const Tensor& values, const Tensor& centers,
                                      const Tensor& positions, const Tensor& mass, const std::optional<Tensor>& mask,
                                      const std::optional<Tensor>& coefficients, int64_t cell, double compactness,
                                      double temperature) {
-  const int64_t cells = check_inputs(features, values, centers, positions, mass, mask, coefficients, cell);
+  const int64_t cells = check_clusters(features, centers, positions, mass, mask, coefficients, cell);
+  check(values, "values [B,Cv,H,W]", features.scalar_type(),
+        {features.size(0), -1, features.size(2), features.size(3)});
   const ScalarType type = acc_type(features.scalar_type());
   Tensor sums = empty({features.size(0), cells, values.size(1)}, type, features);
   Tensor pooled = empty({features.size(0), cells}, type, features);
@@ -168,7 +154,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_pool_backward(
     const Tensor& grad_sums, const Tensor& grad_mass, const Tensor& features, const Tensor& values,
     const Tensor& centers, const Tensor& positions, const Tensor& mass, const std::optional<Tensor>& mask,
     const std::optional<Tensor>& coefficients, int64_t cell, double compactness, double temperature) {
-  const int64_t cells = check_inputs(features, values, centers, positions, mass, mask, coefficients, cell);
+  const int64_t cells = check_clusters(features, centers, positions, mass, mask, coefficients, cell);
+  check(values, "values [B,Cv,H,W]", features.scalar_type(),
+        {features.size(0), -1, features.size(2), features.size(3)});
   const ScalarType type = acc_type(features.scalar_type());
   const int64_t batch = features.size(0);
   check(grad_sums, "grad_sums [B,L,Cv]", type, {batch, cells, values.size(1)});

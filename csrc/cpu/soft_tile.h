@@ -47,6 +47,22 @@ Metric<acc> read_metric(const std::optional<Tensor>& coefficients, double compac
   return {data<acc>(values)[0], data<acc>(values)[1], cell};
 }
 
+// Sizes and dtypes of what describes an assignment; returns the number of cells.
+inline int64_t check_clusters(const Tensor& features, const Tensor& centers, const Tensor& positions,
+                              const std::optional<Tensor>& mass, const std::optional<Tensor>& mask,
+                              const std::optional<Tensor>& coefficients, int64_t cell) {
+  STD_TORCH_CHECK(features.dim() == 4 && cell > 0, "expected features [B,C,H,W] and a positive cell");
+  const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
+  const int64_t cells = CellGrid(height, width, cell).cells();
+  const ScalarType type = acc_type(features.scalar_type());
+  check(centers, "centers [B,L,C]", type, {batch, cells, features.size(1)});
+  check(positions, "positions [B,L,2]", type, {batch, cells, 2});
+  check(mass, "mass [B,L]", type, {batch, cells});
+  check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
+  check(coefficients, "coefficients [2]", type, {2});
+  return cells;
+}
+
 // The centres of an image.
 template <typename acc>
 struct CenterView {
