@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
-CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp)
+CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp)
 
 .PHONY: venv demo test lint format clean wheel
 

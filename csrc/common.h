@@ -5,27 +5,20 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
 #include <tuple>
-#include <type_traits>
 #include <vector>
+
+#include "image.h"
 
 namespace dhvt {
 
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Sums over pixels are taken in float32, in float64 only for float64 input.
-template <typename scalar_t>
-using acc_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
 template <typename T>
 struct TypeTag {
@@ -135,18 +128,6 @@ inline void check(const std::optional<Tensor>& tensor, const char* name, ScalarT
                   std::initializer_list<int64_t> size) {
   if (tensor.has_value()) check(*tensor, name, type, size);
 }
-
-// A [B,C,H,W] tensor read where it lies: contiguous, channels_last or any other strides.
-template <typename scalar_t>
-struct ImageView {
-  scalar_t* data;
-  int64_t batch, channels, height, width;
-  int64_t batch_stride, channel_stride, row_stride, column_stride;
-
-  scalar_t* pixel(int64_t b, int64_t y, int64_t x) const {
-    return data + b * batch_stride + y * row_stride + x * column_stride;
-  }
-};
 
 template <typename scalar_t>
 ImageView<const scalar_t> image_view(const Tensor& t) {

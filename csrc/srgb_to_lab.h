@@ -1,7 +1,7 @@
 // sRGB to CIELAB (D65) and its derivative: one pixel. Shared by CPU and CUDA.
 //
-// The roots are Newton iterations on an estimate from the exponent bits, so that every compiler, vector width and
-// thread gives the same function: the library's pow has other bits in the vector loop than in its remainder.
+// The inverse roots are Newton iterations on an estimate from the exponent bits, so that every compiler, vector width
+// and thread gives the same function: the library's pow has other bits in the vector loop than in its remainder.
 #pragma once
 
 #include <cmath>
@@ -20,46 +20,44 @@ constexpr double kLabKnee = 216.0 / 24389.0;  // (6/29)^3
 constexpr double kLabSlope = 841.0 / 108.0;   // 1 / (3 (6/29)^2)
 constexpr double kLabOffset = 4.0 / 29.0;
 
-// x^(1/degree) for finite x > 0, about 2 ulp.
+// x^(-1/degree) for finite x > 0, about 2 ulp; no division.
 template <int degree>
-DHVT_HD float root(float x) {
+DHVT_HD float inverse_root(float x) {
   constexpr float one_bits = 1065353216.0f;  // the bits of 1.0f
   int32_t bits;
   std::memcpy(&bits, &x, 4);
-  bits = int32_t(float(bits) * (1.0f / degree) + one_bits * (1.0f - 1.0f / degree));
+  bits = int32_t(one_bits * (1.0f + 1.0f / degree) - float(bits) * (1.0f / degree));
   float y;
   std::memcpy(&y, &bits, 4);
-  for (int i = 0; i < 4; ++i) {
-    float power = y * y;
-    if (degree == 5) power *= power;
-    y += (x / power - y) * (1.0f / degree);
+  for (int i = 0; i < 3; ++i) {  // the estimate is off by 2 %
+    const float square = y * y;
+    y += y * (1.0f - (x * y) * (degree == 5 ? square * square : square)) * (1.0f / degree);
   }
   return y;
 }
 
 template <int degree>
-DHVT_HD double root(double x) {
-  return degree == 3 ? std::cbrt(x) : std::pow(x, 1.0 / degree);
+DHVT_HD double inverse_root(double x) {
+  return 1 / (degree == 3 ? std::cbrt(x) : std::pow(x, 1.0 / degree));
 }
 
-// Linear light from sRGB, and its derivative. u^2.4 = u^2 (u^2)^(1/5).
+// Linear light from sRGB, and its derivative. With s = u^(-1/5), u^2.4 = u^3 s^3.
 template <typename acc>
 DHVT_HD acc linear_light(acc srgb, acc* slope) {
   const bool curved = srgb > acc(0.04045);  // false for NaN, which the linear branch keeps
   const acc u = ((curved ? srgb : acc(0.04045)) + acc(0.055)) * acc(1 / 1.055);
-  const acc square = u * u;
-  const acc power = square * root<5>(square);
-  *slope = curved ? acc(2.4 / 1.055) * power / u : acc(1 / 12.92);
-  return curved ? power : srgb * acc(1 / 12.92);
+  const acc s = inverse_root<5>(u), square = (u * u) * (s * s * s);
+  *slope = curved ? acc(2.4 / 1.055) * square : acc(1 / 12.92);
+  return curved ? u * square : srgb * acc(1 / 12.92);
 }
 
 // g(t) = t^(1/3) above the knee, linear below, and its derivative.
 template <typename acc>
 DHVT_HD acc lab_curve(acc t, acc* slope) {
   const bool curved = t > acc(kLabKnee);
-  const acc y = root<3>(curved ? t : acc(kLabKnee));
-  *slope = curved ? acc(1) / (acc(3) * y * y) : acc(kLabSlope);
-  return curved ? y : t * acc(kLabSlope) + acc(kLabOffset);
+  const acc x = curved ? t : acc(kLabKnee), s = inverse_root<3>(x);
+  *slope = curved ? s * s * acc(1.0 / 3) : acc(kLabSlope);
+  return curved ? x * (s * s) : t * acc(kLabSlope) + acc(kLabOffset);
 }
 
 template <typename acc>

@@ -1,6 +1,7 @@
 """Finds and loads the compiled library; keeps the reason when it cannot; registers the reference below it."""
 
 import contextlib
+import ctypes
 import importlib
 import logging
 import os
@@ -32,6 +33,38 @@ def _load() -> str | None:
 
 #: Why the compiled library is not in use; None when it is.
 native_error: str | None = _load()
+
+
+def cpu_levels() -> tuple[str, ...]:
+    """The instruction-set levels that the library has code for and this machine can run, the best one last."""
+    if native_error is not None:
+        return ()
+    name = ctypes.CDLL(str(LIBRARY_PATH)).dhvt_level_name
+    name.restype = ctypes.c_char_p
+    levels = []
+    while (level := name(len(levels))) is not None:
+        levels.append(level.decode())
+    return tuple(levels)
+
+
+def cpu_level() -> str | None:
+    """The level in force: the best one, unless `DHVT_KERNELS_CPU` or `use_cpu_level` chose another."""
+    return None if native_error is not None else cpu_levels()[ctypes.CDLL(str(LIBRARY_PATH)).dhvt_level()]
+
+
+def use_cpu_level(name: str) -> None:
+    """Run the CPU kernels that were compiled for a level, for the whole process.
+
+    Raises:
+        RuntimeError: this machine cannot run it, or the library is not loaded.
+    """
+    levels = cpu_levels()
+    if name not in levels:
+        raise RuntimeError(
+            f"CPU level {name!r} cannot run: "
+            + (native_error or f"expected one of {', '.join(levels)} (what this machine has)")
+        )
+    ctypes.CDLL(str(LIBRARY_PATH)).dhvt_use_level(levels.index(name))
 
 
 def _reference(operator: str) -> Callable[..., Any]:
@@ -107,5 +140,7 @@ def register_backends() -> None:
     for operator in SCHEMAS:
         library.impl(operator, _reference(operator), "CompositeExplicitAutograd")
     _forced.switch(os.environ.get("DHVT_KERNELS_BACKEND", "auto"))
+    if "DHVT_KERNELS_CPU" in os.environ and native_error is None:
+        use_cpu_level(os.environ["DHVT_KERNELS_CPU"])
     if native_error is not None and _forced.name == "auto":
         logger.warning("running on the plain PyTorch reference, which is slow: %s", native_error)

@@ -34,7 +34,9 @@ def collect() -> dict[str, Any]:
         },
         "cpu": {
             "name": _cpu_name(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
+            "level": _native.cpu_level(),
+            "levels": ", ".join(_native.cpu_levels()) or None,
+            "torch capability": torch.backends.cpu.get_cpu_capability(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import dhvt_kernels
+from dhvt_kernels import _native
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +16,14 @@ def _poisoned_outputs():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(params=["native", "reference"])
+@pytest.fixture(params=[*(f"native-{level}" for level in _native.cpu_levels()), "reference"])
 def backend(request):
-    """Runs the test once per backend."""
-    with dhvt_kernels.backend(request.param):
-        yield request.param
+    """Runs the test once per backend, and per instruction-set level of the compiled one."""
+    name, _, level = request.param.partition("-")
+    with dhvt_kernels.backend(name):
+        best = _native.cpu_level()
+        if level:
+            _native.use_cpu_level(level)
+        yield name
+        if level:
+            _native.use_cpu_level(best)

@@ -6,6 +6,7 @@ from grid import DTYPES, assert_close
 from samples import SAMPLES
 
 import dhvt_kernels
+from dhvt_kernels import _native
 from dhvt_kernels._schema import SCHEMAS, ops
 
 OPERATORS = sorted(SCHEMAS)
@@ -32,9 +33,18 @@ def test_opcheck(name):
         )
 
 
+@pytest.fixture(params=_native.cpu_levels())
+def level(request):
+    """Runs the test once per instruction-set level."""
+    before = _native.cpu_level()
+    _native.use_cpu_level(request.param)
+    yield request.param
+    _native.use_cpu_level(before)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_native_equals_reference_in_shape_dtype_and_value(name, dtype):
+def test_native_equals_reference_in_shape_dtype_and_value(level, name, dtype):
     """The two backends promise the same outputs; floating values are held to float64 in the operator's own tests."""
     for arguments in SAMPLES[name](dtype):
         with dhvt_kernels.backend("native"):
@@ -51,7 +61,7 @@ def test_native_equals_reference_in_shape_dtype_and_value(name, dtype):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_bitwise_equal_for_any_number_of_threads(name):
+def test_bitwise_equal_for_any_number_of_threads(level, name):
     arguments = SAMPLES[name](torch.float32)[0]
     threads = torch.get_num_threads()
     results = []
