@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp)
 
-.PHONY: venv demo test lint format clean wheel
+.PHONY: venv demo test fuzz lint format clean wheel
 
 venv: .venv/built
 
@@ -13,6 +13,10 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# 10,000 cases of everything; DHVT_FUZZ_CASES=500 for less.
+fuzz: venv
+	$(BIN)/python -m pytest -n 2 -m slow tests/test_fuzz.py
 
 lint: venv
 	$(BIN)/ruff check .
