@@ -54,29 +54,37 @@ def tree(**options: object) -> Divide:
     return divide
 
 
-def nearest(budget: int, attempt: Callable[[float], Labels]) -> Labels:
-    """Search what to ask a method for, so that the number of segments is nearest to the budget.
+def nearest(budgets: Sequence[int], attempt: Callable[[float], Labels]) -> list[Labels]:
+    """Search what to ask a method for, so that the number of segments is nearest to each budget.
 
     `attempt(x)` divides the image; a larger x makes more segments, nearly always, and x itself if the method keeps to
     what it is asked for. Interpolation on logarithms until the number is right to 3 per cent, at most `ATTEMPTS` times.
     """
-    asked = float(budget)
-    tried: dict[float, tuple[int, Labels]] = {}
-    for _ in range(ATTEMPTS):
-        labels = attempt(asked)
-        tried[asked] = count, _ = int(np.count_nonzero(np.bincount(labels.ravel()))), labels
-        if abs(count - budget) <= 0.03 * budget:
-            break
-        low = max((x for x, (n, _) in tried.items() if n <= budget), default=None)
-        high = min((x for x, (n, _) in tried.items() if n > budget), default=None)
-        if low is None or high is None:
-            asked *= min(max(budget / count, 1 / 4), 4)
-            continue
-        fewer, more = tried[low][0], tried[high][0]
-        # Kept away from both ends, as counts that rise in steps would stall it there.
-        share = min(max(math.log(budget / fewer) / math.log(more / fewer), 0.2), 0.8)
-        asked = low * (high / low) ** share
-    return min(tried.values(), key=lambda found: abs(found[0] - budget))[1]
+    found, excess = [], 1.0
+    for budget in budgets:
+        asked, tried = excess * budget, {}
+        for _ in range(ATTEMPTS):
+            labels = attempt(asked)
+            tried[asked] = int(np.count_nonzero(np.bincount(labels.ravel()))), labels
+            if abs(tried[asked][0] - budget) <= 0.03 * budget:
+                break
+            asked = _next_guess(budget, {x: count for x, (count, _) in tried.items()})
+        best = min(tried, key=lambda x: abs(tried[x][0] - budget))
+        found.append(tried[best][1])
+        excess = best / budget  # whoever makes too few at one budget does so at the next
+    return found
+
+
+def _next_guess(budget: int, counts: dict[float, int]) -> float:
+    """What to ask for next, after what has been asked for (key) gave so many (value)."""
+    low = max((x for x, count in counts.items() if count <= budget), default=None)
+    high = min((x for x, count in counts.items() if count > budget), default=None)
+    if low is None or high is None:
+        last = next(reversed(counts))
+        return last * min(max(budget / counts[last], 1 / 4), 4)
+    # Kept away from both ends, as counts that rise in steps would stall it there.
+    share = math.log(budget / counts[low]) / math.log(counts[high] / counts[low])
+    return low * (high / low) ** min(max(share, 0.2), 0.8)
 
 
 def soft_leaves(image: Image, budgets: Sequence[int]) -> list[Labels]:
@@ -87,7 +95,7 @@ def soft_leaves(image: Image, budgets: Sequence[int]) -> list[Labels]:
         cell = max(1, round(math.sqrt(pixels / asked)))
         return Tokenizer(cell=cell, depth=1)(images).labels[0].numpy()
 
-    return [nearest(budget, attempt) for budget in budgets]
+    return nearest(budgets, attempt)
 
 
 def square_grid(image: Image, budgets: Sequence[int]) -> list[Labels]:
@@ -109,7 +117,7 @@ def slic(image: Image, budgets: Sequence[int]) -> list[Labels]:
     def attempt(asked: float) -> Labels:
         return slic(image, n_segments=round(asked), compactness=10, start_label=0)
 
-    return [nearest(budget, attempt) for budget in budgets]
+    return nearest(budgets, attempt)
 
 
 def seeds(image: Image, budgets: Sequence[int]) -> list[Labels]:
@@ -126,7 +134,7 @@ def seeds(image: Image, budgets: Sequence[int]) -> list[Labels]:
         superpixels.iterate(lab, 10)
         return superpixels.getLabels()
 
-    return [nearest(budget, attempt) for budget in budgets]
+    return nearest(budgets, attempt)
 
 
 def felzenszwalb(image: Image, budgets: Sequence[int]) -> list[Labels]:
@@ -134,7 +142,7 @@ def felzenszwalb(image: Image, budgets: Sequence[int]) -> list[Labels]:
     from skimage.segmentation import felzenszwalb
 
     # The number falls about as 1 / scale; 1e5 is where the search begins.
-    return [nearest(budget, lambda asked: felzenszwalb(image, scale=1e5 / asked)) for budget in budgets]
+    return nearest(budgets, lambda asked: felzenszwalb(image, scale=1e5 / asked))
 
 
 METHODS = (
