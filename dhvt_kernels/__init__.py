@@ -2,7 +2,7 @@
 
 from . import ops as _operators
 from ._native import backend, register_backends
-from .features import ConvEncoder, SmoothedLab, gaussian_blur
+from .features import ConvEncoder, SmoothedLab
 from .hierarchy import Hierarchy, Selection
 from .ops import *  # noqa: F403
 from .partition import Partition, SoftLeaves
@@ -21,7 +21,6 @@ __all__ = [
     "SoftLeaves",
     "Tokenizer",
     "backend",
-    "gaussian_blur",
     "pad_images",
     "to_svg",
 ]

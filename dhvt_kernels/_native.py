@@ -41,7 +41,7 @@ def cpu_levels() -> tuple[str, ...]:
         return ()
     name = ctypes.CDLL(str(LIBRARY_PATH)).dhvt_level_name
     name.restype = ctypes.c_char_p
-    levels = []
+    levels: list[str] = []
     while (level := name(len(levels))) is not None:
         levels.append(level.decode())
     return tuple(levels)

@@ -13,6 +13,9 @@ _CLUSTER = "int cell, float compactness, float temperature"
 SCHEMAS = {
     "srgb_to_lab": "(Tensor images) -> Tensor",
     "srgb_to_lab_backward": "(Tensor grad, Tensor images) -> Tensor",
+    # total is the sum of the weights, 0 where a pixel does not exist.
+    "gaussian_blur": "(Tensor images, Tensor? mask, float sigma) -> (Tensor blurred, Tensor total)",
+    "gaussian_blur_backward": "(Tensor grad, Tensor total, float sigma) -> Tensor",
     # Soft assignment and leaves. `coefficients` [2] (compactness, temperature) overrides the two numbers.
     "soft_assign": "(Tensor features, Tensor centers, Tensor positions, Tensor? mass, Tensor? mask, "
     f"Tensor? coefficients, {_CLUSTER}) -> (Tensor assignment, Tensor labels)",

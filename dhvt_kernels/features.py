@@ -1,62 +1,11 @@
 """Pixel features: smoothed CIELAB, and a small learned encoder."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._checks import check_float, check_int, check_tensors
-from .ops import srgb_to_lab
-
-
-def gaussian_blur(images: Tensor, *, sigma: float, mask: Tensor | None = None) -> Tensor:
-    """Gaussian smoothing that stops at the border, at masked pixels and at NaN.
-
-    `out_i = sum_j w_ij x_j / sum_j w_ij` over the pixels j that exist: inside the image, inside the mask, and finite.
-
-    Args:
-        images: `[B,C,H,W]` float32 or float64.
-        sigma: standard deviation, pixels, > 0; the kernel is cut at 4 sigma.
-        mask: bool `[B,H,W]`, False for pixels that do not exist.
-
-    Returns:
-        `[B,C,H,W]`; pixels that are masked or not finite are returned as they came.
-
-    Raises:
-        TypeError: not float32 or float64.
-        ValueError: shapes do not fit, or sigma is not positive.
-
-    Note:
-        Differentiable, twice too. A padded image is smoothed as the image without its padding.
-
-    Example:
-        >>> import torch, dhvt_kernels as dk
-        >>> dk.gaussian_blur(torch.ones(1, 3, 5, 5), sigma=0.7).allclose(torch.ones(1, 3, 5, 5))
-        True
-    """
-    check_tensors(images=(images, "B C H W", (torch.float32, torch.float64)), mask=(mask, "B H W?", torch.bool))
-    check_float("sigma", sigma, above=0)
-    exists = images.sum(1, keepdim=True).isfinite()
-    if mask is not None:
-        exists = exists & mask[:, None]
-    channels = torch.cat([torch.where(exists, images, 0), exists.to(images.dtype)], 1)
-    for dim in (-1, -2):
-        radius = max(int(min(4 * sigma + 0.5, channels.shape[dim] - 1)), 0)  # there is nothing beyond the image
-        weights = [math.exp(-0.5 * (d / sigma) ** 2) for d in range(radius + 1)]
-        channels = _smooth(channels, weights, dim)
-    return torch.where(exists, channels[:, :-1] / channels[:, -1:].clamp_min(1e-12), images)
-
-
-def _smooth(channels: Tensor, weights: list[float], dim: int) -> Tensor:
-    """Convolution with a symmetric kernel along one dimension, zero outside."""
-    size, radius = channels.shape[dim], len(weights) - 1
-    padding = [radius, radius] if dim == -1 else [0, 0, radius, radius]
-    padded = F.pad(channels, padding)
-    out = weights[0] * channels
-    for d in range(1, radius + 1):
-        out = out + weights[d] * (padded.narrow(dim, radius - d, size) + padded.narrow(dim, radius + d, size))
-    return out
+from ._checks import check_float, check_int
+from .ops import gaussian_blur, srgb_to_lab
 
 
 class SmoothedLab(nn.Module):

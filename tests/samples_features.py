@@ -17,4 +17,21 @@ def srgb_to_lab_backward(dtype):
     return [(torch.randn(image.shape, dtype=accumulation_dtype(dtype)), image) for image in images(dtype)]
 
 
-SAMPLES = {"srgb_to_lab": srgb_to_lab, "srgb_to_lab_backward": srgb_to_lab_backward}
+def gaussian_blur(dtype):
+    some = torch.rand(2, 37, 45) > 0.2
+    masks = [some, some[:0, :4, :4], None]
+    return [(image, mask, 0.7) for image, mask in zip(images(dtype), masks, strict=True)]
+
+
+def gaussian_blur_backward(dtype):
+    arguments = gaussian_blur(dtype)
+    totals = [torch.ops.dhvt_kernels.gaussian_blur(*each)[1] for each in arguments]
+    return [(torch.randn(each[0].shape).to(dtype), total, 0.7) for each, total in zip(arguments, totals, strict=True)]
+
+
+SAMPLES = {
+    "srgb_to_lab": srgb_to_lab,
+    "srgb_to_lab_backward": srgb_to_lab_backward,
+    "gaussian_blur": gaussian_blur,
+    "gaussian_blur_backward": gaussian_blur_backward,
+}

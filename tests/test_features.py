@@ -36,7 +36,8 @@ def test_half_images_are_computed_in_float32(dtype):
 def test_gradients(backend):
     image = torch.rand(1, 3, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(dk.SmoothedLab(), (image,))
-    assert torch.autograd.gradgradcheck(lambda x: dk.gaussian_blur(x, sigma=0.7), (image,))
+    mask = torch.rand(1, 3, 4) > 0.2
+    assert torch.autograd.gradgradcheck(lambda x: dk.gaussian_blur(x, sigma=0.7, mask=mask), (image,))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -89,6 +90,22 @@ def test_blur_of_a_padded_image_is_that_of_the_image():
     torch.testing.assert_close(
         dk.gaussian_blur(padded, sigma=0.7, mask=mask)[0, :, :9, :7], dk.gaussian_blur(image[None], sigma=0.7)[0]
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("sigma", [0.7, 9.0])
+def test_blur_against_the_reference_in_float64(backend, dtype, layout, sigma):
+    image = torch.rand(2, 5, 41, 270).to(dtype)
+    image[0, 2, 7, 100] = float("nan")
+    mask = torch.rand(2, 41, 270) > 0.3
+    expected, total = reference.gaussian_blur(image.double(), mask, sigma)
+    x = LAYOUTS[layout](image).requires_grad_()
+    blurred = dk.gaussian_blur(x, sigma=sigma, mask=mask)
+    assert_close(blurred, expected, dtype)
+    grad = torch.randn(blurred.shape).to(dtype)
+    blurred.backward(grad)
+    assert_close(x.grad, reference.gaussian_blur_backward(grad.double(), total, sigma), dtype)
 
 
 def test_nan_stays_in_its_pixel(backend):

@@ -1,6 +1,7 @@
 """The public operators: documentation, validation, fake kernels and gradients."""
 
 from .connected_components import Components, connected_components
+from .gaussian_blur import gaussian_blur
 from .information_criterion import CRITERIA, criterion_terms, information_criterion
 from .mean_inject import mean_inject
 from .merge_tree import DISTANCES, MergeTree, merge_tree
@@ -29,6 +30,7 @@ __all__ = [
     "TreeCut",
     "connected_components",
     "criterion_terms",
+    "gaussian_blur",
     "information_criterion",
     "mean_inject",
     "merge_tree",

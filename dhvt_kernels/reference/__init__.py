@@ -4,6 +4,8 @@ Each function has the name and the signature of an operator of `_schema.py`.
 """
 
 from .connected_components import connected_components as connected_components
+from .gaussian_blur import gaussian_blur as gaussian_blur
+from .gaussian_blur import gaussian_blur_backward as gaussian_blur_backward
 from .information_criterion import information_criterion as information_criterion
 from .information_criterion import information_criterion_backward as information_criterion_backward
 from .mean_inject import mean_inject as mean_inject
