@@ -34,23 +34,25 @@ def check_tensors(**arguments: tuple[Tensor | None, str, tuple[torch.dtype, ...]
     sizes: dict[str, int] = {}
     device = None
     for name, (tensor, shape, dtypes) in arguments.items():
-        if tensor is None and shape.endswith("?"):
-            continue
-        letters = shape.removesuffix("?").split()
-        notation = f"[{','.join(letters)}]"
+        letters = shape.split()
+        if shape[-1] == "?":
+            if tensor is None:
+                continue
+            letters = shape[:-1].split()
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected a tensor {notation}; found {type(tensor).__name__}")
-        allowed = dtypes if isinstance(dtypes, tuple) else (dtypes,)
-        if tensor.dtype not in allowed:
+            raise TypeError(f"{name}: expected a tensor [{','.join(letters)}]; found {type(tensor).__name__}")
+        dtype, found = tensor.dtype, tensor.shape
+        if dtype is not dtypes and (not isinstance(dtypes, tuple) or dtype not in dtypes):
+            allowed = dtypes if isinstance(dtypes, tuple) else (dtypes,)
             wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
-            raise TypeError(f"{name}: expected {notation} of {wanted}; found {_show(tensor)}")
-        if tensor.dim() != len(letters):
-            raise ValueError(f"{name}: expected {notation}; found {_show(tensor)}")
-        for letter, size in zip(letters, tensor.shape, strict=True):
+            raise TypeError(f"{name}: expected [{','.join(letters)}] of {wanted}; found {_show(tensor)}")
+        if len(found) != len(letters):
+            raise ValueError(f"{name}: expected [{','.join(letters)}]; found {_show(tensor)}")
+        for letter, size in zip(letters, found, strict=True):
             expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
             if size != expected:
                 known = ",".join(str(sizes.get(other, other)) for other in letters)
-                raise ValueError(f"{name}: expected {notation} = [{known}]; found {_show(tensor)}")
+                raise ValueError(f"{name}: expected [{','.join(letters)}] = [{known}]; found {_show(tensor)}")
         if device is None:
             device = tensor.device
         elif tensor.device != device:

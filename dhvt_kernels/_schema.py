@@ -56,6 +56,7 @@ SCHEMAS = {
     "-> (Tensor segment, Tensor node, Tensor counts, Tensor strength, Tensor probability)",
     "tree_cut_backward": "(Tensor grad_probability, Tensor likelihood, Tensor penalty, Tensor parent, Tensor round, "
     "Tensor strength, float selection_temperature) -> (Tensor grad_likelihood, Tensor grad_penalty)",
+    "relabel": "(Tensor labels, Tensor table) -> Tensor",
     # Tokens. sum, gather and dot are the three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c].
     "segment_sum": "(Tensor features, Tensor labels, Tensor? weights, int num_segments) -> (Tensor sums, Tensor mass)",
     "segment_gather": "(Tensor values, Tensor labels, Tensor? weights, bool channels_last) -> Tensor",

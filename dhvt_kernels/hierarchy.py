@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._checks import check_choice, check_float, check_int
-from .ops import CRITERIA, SELECTIONS, MergeTree, criterion_terms, tree_cut
+from .ops import CRITERIA, SELECTIONS, MergeTree, criterion_terms, relabel, tree_cut
 from .partition import Partition, SoftLeaves
 
 
@@ -127,7 +127,7 @@ class Hierarchy:
         cost = (likelihood + cut.strength[:, None] * penalty).detach().gather(1, index)
         probability = torch.where(used, cut.probability.gather(1, index), 0)
         return Partition(
-            labels=_look_up(cut.segment, self.leaves),
+            labels=relabel(self.leaves, cut.segment),
             counts=cut.counts,
             num_segments=capacity,
             node=node,
@@ -137,9 +137,3 @@ class Hierarchy:
             expected_tokens=cut.expected_tokens,
             soft=self.soft,
         )
-
-
-def _look_up(segment: Tensor, leaves: Tensor) -> Tensor:
-    """labels[b,y,x] = segment[b, leaves[b,y,x]], -1 where there is no leaf."""
-    index = leaves.flatten(1).clamp_min(0).long()
-    return torch.where(leaves >= 0, segment.gather(1, index).reshape(leaves.shape), -1)

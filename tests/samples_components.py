@@ -21,4 +21,10 @@ def _connected_components(dtype):
     ]
 
 
-SAMPLES = {"connected_components": _connected_components}
+def _relabel(dtype):
+    labels = torch.randint(-2, 12, (2, 100, 480), dtype=torch.int32)
+    table = torch.randint(-1, 9, (2, 10), dtype=torch.int32)
+    return [(labels, table), (labels[:0], table[:0]), (labels, table[:, :0]), (labels[:, :1, :1], table)]
+
+
+SAMPLES = {"connected_components": _connected_components, "relabel": _relabel}

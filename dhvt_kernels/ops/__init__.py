@@ -8,6 +8,7 @@ from .merge_tree import DISTANCES, MergeTree, merge_tree
 from .pack import pack, pad, unpack
 from .position_histogram import position_histogram
 from .region_graph import RegionGraph, region_graph
+from .relabel import relabel
 from .segment_moments import Moments, segment_moments
 from .segment_pool import segment_gather, segment_pool
 from .soft_assign import SoftAssignment, soft_assign
@@ -38,6 +39,7 @@ __all__ = [
     "pad",
     "position_histogram",
     "region_graph",
+    "relabel",
     "segment_gather",
     "segment_moments",
     "segment_pool",

@@ -16,6 +16,7 @@ from .pack import pad as pad
 from .pack import unpack as unpack
 from .position_histogram import position_histogram as position_histogram
 from .region_graph import region_graph as region_graph
+from .relabel import relabel as relabel
 from .segment_moments import segment_moments as segment_moments
 from .segment_moments import segment_moments_backward as segment_moments_backward
 from .segment_pool import segment_dot as segment_dot
