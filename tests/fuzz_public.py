@@ -27,6 +27,16 @@ def srgb_to_lab(draw):
     return Call({"images": case.arguments[0]}, case.compared, ("images",))
 
 
+def gaussian_blur(draw):
+    case = fuzz_soft.gaussian_blur(draw)
+    images, mask, sigma = case.arguments
+    return Call({"images": images, "sigma": sigma, "mask": mask}, case.compared, ("images",))
+
+
+def relabel(draw):
+    return Call(dict(zip(("labels", "table"), fuzz_segments.relabel(draw).arguments, strict=True)), True)
+
+
 def _soft_numbers(coefficients, cell, compactness, temperature):
     """Numbers, or the two tensors that learn."""
     if coefficients is not None:
@@ -194,6 +204,8 @@ CALLS = {
     call.__name__: call
     for call in (
         srgb_to_lab,
+        gaussian_blur,
+        relabel,
         soft_assign,
         soft_cluster,
         soft_pool,

@@ -27,6 +27,11 @@ def connected_components(draw):
     return Case((labels, features, draw.pick(0, 1, 2, 3, 5, 30, INT_MAX, 2**40, -1), draw.pick(False, True)))
 
 
+def relabel(draw):
+    size, segments, labels = _map(draw)
+    return Case((labels, draw.layout(draw.extremes(-1, 9, size[0], segments))))
+
+
 def segment_moments(draw):
     size, segments, labels = _map(draw)
     kind, features = _image(draw, size)
@@ -205,6 +210,7 @@ CASES = {
     case.__name__: case
     for case in (
         connected_components,
+        relabel,
         segment_moments,
         segment_moments_backward,
         information_criterion,

@@ -28,6 +28,21 @@ def srgb_to_lab_backward(draw):
     return Case((grad, images), compared=not extreme, finite=kind in FINITE and grad_kind in FINITE)
 
 
+def gaussian_blur(draw):
+    batch, height, width = draw.image_size()
+    kind = draw.kind()
+    images = draw.values(kind, draw.dtype(), batch, draw.size(1, 2, 3, 5, 0), height, width)
+    return Case((images, draw.mask(batch, height, width), draw.pick(0.7, 0.01, 2.5, 1e300)), compared=kind != "huge")
+
+
+def gaussian_blur_backward(draw):
+    images, mask, sigma = gaussian_blur(draw).arguments
+    _, total = torch.ops.dhvt_kernels.gaussian_blur(images, mask, sigma)
+    kind = draw.kind()
+    grad = draw.values(kind, images.dtype, *images.shape)
+    return Case((grad, draw.layout(total), sigma), compared=kind != "huge")
+
+
 def _cells(size: int, cell: int) -> int:
     return -(-size // cell)
 
@@ -168,6 +183,8 @@ CASES = {
     for case in (
         srgb_to_lab,
         srgb_to_lab_backward,
+        gaussian_blur,
+        gaussian_blur_backward,
         soft_assign,
         soft_assign_backward,
         soft_cluster,
