@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dhvt_kernels import _native
+
 ROOT = Path(__file__).parent.parent
 USE = """
 import torch, dhvt_kernels as dk
@@ -117,6 +119,45 @@ def test_undefined_symbols_are_only_stable_ones(installed):
     torch_shims = re.compile(r"(aoti_torch|torch)_\w+")
     system = re.compile(r"\w+@+(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+|__gmon_start__|_ITM_\w+|__cxa_finalize")
     assert [s for s in symbols if not torch_shims.fullmatch(s) and not system.fullmatch(s)] == []
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="needs nm")
+@pytest.mark.parametrize("level", ["avx2", "avx512"])
+def test_levels_share_no_code(level):
+    """A function that two levels emit is one function after linking; then a machine without AVX-512 might run it."""
+    objects = list((ROOT / "build" / "cmake" / "CMakeFiles" / f"{level}.dir").rglob("*.o"))
+    if not objects:
+        pytest.skip("no build folder for x86-64")
+    symbols = run(["nm", "-C", "--defined-only", *objects], ROOT).stdout.splitlines()
+    weak = [line.split(maxsplit=2)[2] for line in symbols if re.match(r"[0-9a-f]+ [uVW] ", line)]
+    assert any(f"dhvt::{level}::" in name for name in weak)
+    assert [name for name in weak if f"dhvt::{level}::" not in name] == []
+
+
+def test_a_level_can_be_forced():
+    code = "from dhvt_kernels import _native; print(_native.cpu_level())"
+    for level in (*_native.cpu_levels(), None):
+        result = run([sys.executable, "-c", code], ROOT, DHVT_KERNELS_CPU=level)
+        assert result.stdout.strip() == (level or _native.cpu_levels()[-1])
+
+
+def test_a_level_that_the_machine_lacks_is_refused():
+    result = run([sys.executable, "-c", "import dhvt_kernels"], ROOT, DHVT_KERNELS_CPU="avx1024")
+    assert result.returncode != 0
+    expected = f"CPU level 'avx1024' cannot run: expected one of {', '.join(_native.cpu_levels())}"
+    assert expected in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_sources_compile_for_aarch64(tmp_path):
+    """With the compiler of `pip install ziglang`."""
+    pytest.importorskip("ziglang")
+    flags = ["-std=c++20", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-DDHVT_LEVEL=baseline"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{ROOT / 'csrc'}"]
+    flags += ["-isystem", Path(torch.__file__).parent / "include", "-c", "-o", tmp_path / "out.o"]
+    for source in (ROOT / "csrc").rglob("*.cpp"):
+        result = run([sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-gnu", *flags, source], ROOT)
+        assert result.returncode == 0, result.stderr
 
 
 def test_without_the_library_it_runs_on_the_reference_and_says_so_once(tmp_path):
