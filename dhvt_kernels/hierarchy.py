@@ -104,7 +104,7 @@ class Hierarchy:
             >>> bool(hierarchy.cut(max_tokens=8).counts <= 8)
             True
         """
-        selection = replace(self.selection, **changes)  # type: ignore[arg-type]
+        selection = replace(self.selection, **changes) if changes else self.selection  # type: ignore[arg-type]
         likelihood, penalty = self.terms(selection)
         strength = 0.0 if selection.criterion == "fixed" else selection.strength
         cut = tree_cut(
