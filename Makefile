@@ -2,9 +2,12 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# Where `make bench` writes its result, and what more it passes to pytest.
+RESULT ?= benchmarks/results/cpu.json
+BENCH ?= --benchmark-max-time=0.5
 CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp)
 
-.PHONY: venv demo test fuzz lint format clean wheel
+.PHONY: venv demo test fuzz bench lint format clean wheel
 
 venv: .venv/built
 
@@ -17,6 +20,10 @@ test: venv
 # 10,000 cases of everything; DHVT_FUZZ_CASES=500 for less.
 fuzz: venv
 	$(BIN)/python -m pytest -n 2 -m slow tests/test_fuzz.py
+
+bench: .venv/bench
+	-$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --benchmark-json=$(RESULT) $(BENCH)
+	$(BIN)/python -m benchmarks.report $(RESULT)
 
 lint: venv
 	$(BIN)/ruff check .
@@ -33,7 +40,7 @@ wheel: venv
 	$(BIN)/pip wheel --no-build-isolation --no-deps -w dist .
 
 clean:
-	rm -rf build dist *.egg-info dhvt_kernels/_C.so .venv/built .*_cache
+	rm -rf build dist *.egg-info dhvt_kernels/_C.so .venv/built .venv/bench .*_cache
 
 # torch first, so that nothing else picks its version.
 .venv/installed: pyproject.toml
@@ -45,4 +52,11 @@ clean:
 # The editable install builds the library; ninja compiles only what changed.
 .venv/built: .venv/installed CMakeLists.txt setup.py $(CPP)
 	$(BIN)/pip install -q --no-build-isolation -e '.[dev,demo]'
+	touch $@
+
+# A peer that does not install is named by the run, which goes on without it.
+.venv/bench: .venv/built
+	$(BIN)/pip install -q --no-build-isolation -e '.[bench]'
+	-$(BIN)/pip install -q --no-deps torchvision==0.28.0
+	-$(BIN)/pip install -q 'cython<3' && $(BIN)/pip install -q --no-build-isolation fast-slic
 	touch $@

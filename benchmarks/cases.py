@@ -1,0 +1,445 @@
+"""The registry: every operator with its shapes, its inputs, its cost and its peers.
+
+To add an operator: a function from `Scene` to `Work` under `@operator(...)`. Its first shape is the one of `-m quick`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import dhvt_kernels as dk
+from dhvt_kernels import reference
+
+from . import costs, peers
+from .costs import Cost
+from .scene import CELL, CLUSTERING, TOKENS, Scene
+
+FORWARD, BACKWARD = "forward", "forward+backward"
+BUDGET = 196
+MIN_SIZE = -(-(CELL**2) // 8)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Somebody else's implementation: `make()` returns the callable to time."""
+
+    make: Callable[[], Callable[..., Any]]
+    #: Takes the same tensors as ours, on any device, and is differentiable. Otherwise NumPy, on the CPU, forward only.
+    tensors: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a case computes."""
+
+    #: Ours: the differentiable inputs -> outputs.
+    call: Callable[..., Any]
+    inputs: tuple[Tensor, ...]
+    #: Of the forward, and of the backward alone.
+    cost: tuple[Cost, Cost]
+    peers: Mapping[str, Peer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator, at one shape, in one direction."""
+
+    operator: str
+    build: Callable[[Scene], Work]
+    shape: tuple[int, int, int, int]
+    direction: str
+    quick: bool
+    #: The reference is left out where a call would take many seconds.
+    reference: bool
+
+    @property
+    def id(self) -> str:
+        return f"{self.operator}-{self.direction}-{'x'.join(map(str, self.shape))}"
+
+
+CASES: list[Case] = []
+
+
+def operator(
+    *shapes: str, backward: bool = False, reference: int = 1 << 24
+) -> Callable[[Callable[[Scene], Work]], Callable[[Scene], Work]]:
+    """Register a function from a scene to work, at shapes "BxCxHxW".
+
+    `reference`: the most elements, B C H W, that the reference is measured at.
+    """
+
+    def register(build: Callable[[Scene], Work]) -> Callable[[Scene], Work]:
+        for number, text in enumerate(shapes):
+            batch, channels, height, width = shape = tuple(map(int, text.split("x")))
+            small = batch * channels * height * width <= reference
+            for direction in (FORWARD, BACKWARD)[: 1 + backward]:
+                CASES.append(Case(build.__name__, build, shape, direction, number == 0, small))
+        return build
+
+    return register
+
+
+# --- features and soft leaves -----------------------------------------------------------------------------------------
+
+
+@operator("1x3x224x224", "8x3x224x224", "1x3x512x512", "1x3x2048x2048", backward=True)
+def srgb_to_lab(s: Scene) -> Work:
+    return Work(
+        dk.srgb_to_lab,
+        (s.images,),
+        costs.srgb_to_lab(s),
+        {
+            "OpenCV cvtColor": Peer(partial(peers.opencv_lab, s.images)),
+            "scikit-image rgb2lab": Peer(partial(peers.skimage_lab, s.images)),
+        },
+    )
+
+
+def clustering(s: Scene, iterations: int) -> Work:
+    """Peers get the photograph in bytes, and the same number of cells and iterations."""
+    gathers = partial(reference.soft_cluster, mask=None, coefficients=None, **CLUSTERING, iterations=iterations)
+    return Work(
+        partial(dk.soft_cluster, **CLUSTERING, iterations=iterations),
+        (s.features,),
+        costs.soft_cluster(s, iterations),
+        {
+            "PyTorch gathers": Peer(lambda: gathers, tensors=True),
+            "fast-slic AVX2": Peer(lambda: peers.fast_slic(s.bytes_images, s.cells, iterations)),
+            "OpenCV SEEDS": Peer(lambda: peers.opencv_seeds(s.bytes_images, s.cells, iterations)),
+            "OpenCV SLIC": Peer(lambda: peers.opencv_slic(s.bytes_images, CELL, iterations)),
+            "scikit-image SLIC": Peer(lambda: peers.skimage_slic(s.bytes_images, s.cells, iterations)),
+        },
+    )
+
+
+@operator("1x5x480x640", "1x20x480x640", backward=True, reference=1 << 21)
+def soft_cluster_10(s: Scene) -> Work:
+    return clustering(s, 10)
+
+
+@operator(
+    "1x3x224x224", "8x20x224x224", "1x8x512x512", "1x32x512x512", "1x3x2048x2048", backward=True, reference=1 << 18
+)
+def soft_cluster(s: Scene) -> Work:
+    return clustering(s, 5)
+
+
+@operator("1x3x224x224", "1x20x512x512", backward=True, reference=1 << 23)
+def soft_assign(s: Scene) -> Work:
+    centers, positions, mass, _ = s.clusters
+    return Work(
+        lambda features, centers, positions: dk.soft_assign(features, centers, positions, mass=mass, **CLUSTERING),
+        (s.features, centers, positions),
+        costs.soft_assign(s),
+    )
+
+
+@operator("1x3x224x224", "1x20x512x512", backward=True, reference=1 << 23)
+def soft_pool(s: Scene) -> Work:
+    clusters = s.clusters
+    return Work(
+        lambda features, values, *centers: dk.soft_pool(
+            features, values, clusters._replace(centers=centers[0], positions=centers[1]), **CLUSTERING
+        ),
+        (s.features, s.features.flip(1), clusters.centers, clusters.positions),
+        costs.soft_pool(s, s.channels),
+    )
+
+
+@operator("1x3x512x512", "1x3x224x224", "8x3x224x224", "1x3x2048x2048", reference=1 << 20)
+def connected_components(s: Scene) -> Work:
+    """Of the hard labels of soft clustering, before the clean-up: many components are a few pixels."""
+    labels = s.clusters.labels
+    return Work(
+        lambda: dk.connected_components(labels),
+        (),
+        costs.connected_components(s, 0),
+        {
+            "cc3d": Peer(partial(peers.cc3d_components, labels)),
+            "scikit-image label": Peer(partial(peers.skimage_components, labels)),
+            "OpenCV, binary": Peer(partial(peers.opencv_components, labels)),
+            "scipy.ndimage label, binary": Peer(partial(peers.scipy_components, labels)),
+        },
+    )
+
+
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", reference=1 << 20)
+def clean_up(s: Scene) -> Work:
+    """connected_components as the tokenizer calls it: one component per label, small ones joined by their features."""
+    labels, options = s.clusters.labels, {"min_size": MIN_SIZE, "largest_only": True}
+    return Work(
+        lambda: dk.connected_components(labels, features=s.features, **options),
+        (),
+        costs.connected_components(s, s.channels),
+    )
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+@operator(
+    "1x3x512x512",
+    "1x3x224x224",
+    "8x3x224x224",
+    "1x8x512x512",
+    "1x20x512x512",
+    "1x32x512x512",
+    "1x3x2048x2048",
+    backward=True,
+)
+def segment_moments(s: Scene) -> Work:
+    return _moments(s, s.leaves, s.cells)
+
+
+@operator("1x3x512x512", backward=True)
+def segment_moments_ragged(s: Scene) -> Work:
+    return _moments(s, s.segments, TOKENS)
+
+
+def _moments(s: Scene, labels: Tensor, segments: int) -> Work:
+    small = s.pixels * s.channels <= 1 << 20
+    slow = {
+        "scipy.ndimage mean, variance": Peer(partial(peers.scipy_moments, s.features, labels, segments)),
+        "scikit-image regionprops": Peer(partial(peers.skimage_moments, s.features, labels)),
+    }
+    return Work(
+        lambda features: dk.segment_moments(features, labels, num_segments=segments),
+        (s.features,),
+        costs.segment_moments(s),
+        {
+            "scatter_reduce x2": Peer(partial(peers.scatter_reduce_variance, labels, segments), tensors=True),
+            "index_add, sum only": Peer(partial(peers.index_add, labels, segments), tensors=True),
+            "cc3d statistics, no features": Peer(partial(peers.cc3d_statistics, labels)),
+            **(slow if small else {}),
+        },
+    )
+
+
+@operator("1x3x512x512", "8x20x224x224", backward=True)
+def information_criterion(s: Scene) -> Work:
+    moments = s.tree.moments
+    return Work(
+        lambda m2: dk.information_criterion(moments._replace(m2=m2)), (moments.m2,), costs.information_criterion(s)
+    )
+
+
+# --- hierarchy --------------------------------------------------------------------------------------------------------
+
+
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048")
+def region_graph(s: Scene) -> Work:
+    return Work(
+        lambda: dk.region_graph(s.leaves, num_segments=s.cells),
+        (),
+        costs.region_graph(s),
+        {"cc3d contacts": Peer(partial(peers.cc3d_contacts, s.leaves))},
+    )
+
+
+@operator("1x3x512x512", "1x3x224x224", "8x20x224x224", "1x3x2048x2048", backward=True, reference=1 << 20)
+def merge_tree(s: Scene) -> Work:
+    moments, graph = s.moments, s.graph
+    edges = graph.edges[0, : int(graph.counts[0])].long()
+    weights = (moments.mean[0, edges[:, 0]] - moments.mean[0, edges[:, 1]]).square().sum(-1) + 1e-3
+    graph_of_first = (edges, weights, s.cells)
+    alone = {  # of one image
+        "scipy spanning tree": Peer(partial(peers.scipy_spanning_tree, *graph_of_first)),
+        "higra quasi-flat zones": Peer(partial(peers.higra_flat_zones, *graph_of_first)),
+    }
+    return Work(
+        lambda mean, m2: dk.merge_tree(moments._replace(mean=mean, m2=m2), graph.edges, graph.lengths),
+        (moments.mean, moments.m2),
+        costs.merge_tree(s),
+        alone if s.batch == 1 else {},
+    )
+
+
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", backward=True, reference=1 << 20)
+def tree_cut(s: Scene) -> Work:
+    """With a budget, which costs up to 32 passes over the tree."""
+    tree = s.tree
+    return Work(
+        lambda likelihood, penalty: dk.tree_cut(likelihood, penalty, tree.parent, tree.round, max_tokens=BUDGET),
+        s.terms,
+        costs.tree_cut(s),
+    )
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+def _pool(s: Scene, reduce: str) -> Work:
+    labels = s.segments
+    others = {}
+    if reduce != "max":
+        others["index_add, sum only"] = Peer(partial(peers.index_add, labels, TOKENS), tensors=True)
+    scatter = partial(peers.scatter_reduce, labels, TOKENS, "amax" if reduce == "max" else reduce)
+    return Work(
+        lambda features: dk.segment_pool(features, labels, num_segments=TOKENS, reduce=reduce),
+        (s.features,),
+        costs.segment_pool(s),
+        {"scatter_reduce": Peer(scatter, tensors=True), **others},
+    )
+
+
+@operator("1x8x512x512", "8x20x224x224", "1x32x512x512", "1x3x2048x2048", backward=True)
+def segment_pool_mean(s: Scene) -> Work:
+    return _pool(s, "mean")
+
+
+@operator("1x8x512x512", "8x20x224x224", backward=True)
+def segment_pool_max(s: Scene) -> Work:
+    return _pool(s, "max")
+
+
+@operator("1x20x512x512", backward=True)
+def segment_pool_weighted(s: Scene) -> Work:
+    labels, weights = s.segments, s.random(s.batch, s.height, s.width).sigmoid()
+    return Work(
+        lambda features, weights: dk.segment_pool(features, labels, num_segments=TOKENS, weights=weights),
+        (s.features, weights),
+        costs.segment_pool(s, weighted=True),
+    )
+
+
+@operator("1x32x512x512", "8x3x224x224", backward=True)
+def segment_gather(s: Scene) -> Work:
+    labels = s.segments
+    return Work(
+        lambda values: dk.segment_gather(values, labels),
+        (s.tokens,),
+        costs.segment_pool(s),
+        {"indexing": Peer(partial(peers.index, labels, TOKENS), tensors=True)},
+    )
+
+
+@operator("64x384x1x14518", backward=True)
+def ragged_pool(s: Scene) -> Work:
+    """14,518 tokens of 384 numbers, pooled over 64 images of unequal length: segment_pool of an image of one row."""
+    rows, images = s.width, s.batch
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.randperm(rows - 1, generator=generator)[: images - 1].sort().values + 1
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), ends, torch.tensor([rows])]).to(s.device)
+    owner = torch.repeat_interleave(torch.arange(images, device=s.device), offsets.diff())
+    labels = owner.int().view(1, 1, rows)
+
+    def call(values: Tensor) -> Tensor:
+        return dk.segment_pool(values.T[None, :, None], labels, num_segments=images)
+
+    return Work(
+        call,
+        (s.random(rows, s.channels),),
+        costs.ragged_pool(rows, s.channels),
+        {
+            "embedding_bag": Peer(partial(peers.embedding_bag, offsets), tensors=True),
+            "segment_reduce": Peer(partial(peers.segment_reduce, offsets), tensors=True),
+            "index_add, sum only": Peer(partial(peers.index_add_rows, owner, images), tensors=True),
+        },
+    )
+
+
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", backward=True)
+def mean_inject(s: Scene) -> Work:
+    labels = s.segments
+    return Work(
+        lambda image, tokens: dk.mean_inject(image, tokens, labels),
+        (s.features, s.tokens),
+        (costs.pixelwise(s, 2 * s.channels + 1), costs.pixelwise(s, 2 * s.channels + 1)),
+        {"scatter_reduce, indexing": Peer(partial(peers.scatter_inject, labels, TOKENS), tensors=True)},
+    )
+
+
+@operator("8x3x224x224", "1x3x512x512", backward=True)
+def token_patches(s: Scene) -> Work:
+    """256 boxes per image to 16 x 16, with masks; the peers make no masks."""
+    labels, boxes, size = s.partition.labels, s.boxes, 16
+    return Work(
+        lambda image: dk.token_patches(image, labels, boxes, size=size)[0],
+        (s.images,),
+        costs.token_patches(s, size),
+        {
+            "torchvision roi_align": Peer(partial(peers.roi_align, boxes, size), tensors=True),
+            "grid_sample": Peer(partial(peers.grid_sample, boxes, size), tensors=True),
+        },
+    )
+
+
+@operator("8x3x224x224", "1x3x512x512")
+def position_histogram(s: Scene) -> Work:
+    labels, grid = s.segments, 14
+    return Work(
+        lambda: dk.position_histogram(labels, num_segments=TOKENS, grid=(grid, grid)),
+        (),
+        costs.position_histogram(s, grid * grid),
+        {"bincount, counts only": Peer(partial(peers.bincount, labels, TOKENS, grid))},
+    )
+
+
+def _counts(s: Scene) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(TOKENS // 4, TOKENS, (s.batch,), generator=generator, dtype=torch.int32).to(s.device)
+
+
+@operator("8x384x1x1", backward=True)
+def pack(s: Scene) -> Work:
+    counts = _counts(s)
+    total = int(counts.sum())
+    return Work(
+        lambda values: dk.pack(values, counts, total=total)[0],
+        (s.tokens,),
+        costs.rows_copied(total, s.channels),
+        {"mask indexing": Peer(partial(peers.mask_pack, counts, TOKENS), tensors=True)},
+    )
+
+
+@operator("8x384x1x1", backward=True)
+def unpack(s: Scene) -> Work:
+    counts = _counts(s)
+    values, ends = dk.pack(s.tokens, counts)
+    longest = int(counts.max())
+    return Work(
+        lambda values: dk.unpack(values, ends, length=longest),
+        (values,),
+        costs.rows_copied(len(values), s.channels),
+        {"pad_sequence": Peer(partial(peers.pad_sequence, counts), tensors=True)},
+    )
+
+
+@operator("8x384x1x1", backward=True)
+def pad(s: Scene) -> Work:
+    counts, length = _counts(s), TOKENS + 64
+    return Work(
+        lambda values: dk.pad(values, counts, length=length)[0],
+        (s.tokens,),
+        costs.rows_copied(s.batch * length, s.channels),
+        {"pad and multiply": Peer(partial(peers.mask_pad, counts, length), tensors=True)},
+    )
+
+
+# --- the whole tokenizer ----------------------------------------------------------------------------------------------
+
+
+@operator(
+    "1x3x224x224",
+    "8x3x224x224",
+    "1x3x512x512",
+    "1x3x1024x1024",
+    "1x3x2048x2048",
+    "1x3x4096x4096",
+    reference=1 << 18,
+)
+def tokenizer(s: Scene) -> Work:
+    """Soft leaves, from the sRGB tensor to the partition; its growth from 224 to 4096 px is a picture of its own."""
+    model = dk.Tokenizer(max_tokens=BUDGET)
+    return Work(lambda: model(s.images), (), costs.tokenizer(s))
+
+
+@operator("1x3x224x224", "1x3x512x512", reference=1 << 18)
+def tokenizer_pixels(s: Scene) -> Work:
+    """Pixel leaves, features given."""
+    model = dk.Tokenizer(torch.nn.Identity(), leaves="pixels", max_tokens=BUDGET)
+    return Work(lambda: model(s.lab), (), costs.tokenizer(s))

@@ -1,0 +1,106 @@
+"""One pytest-benchmark entry for each implementation of a case; what was measured is kept when a run is interrupted."""
+
+import copy
+import importlib.metadata
+import signal
+
+import pytest
+import torch
+
+import dhvt_kernels as dk
+from dhvt_kernels import info
+
+from . import measure
+from .cases import Case
+from .costs import Cost
+from .measure import Implementation
+from .peers import PACKAGES
+
+#: Distributions whose versions a result names.
+VERSIONS = ("torch", "numpy", "pytest-benchmark", "opencv-contrib-python-headless", *PACKAGES.values())
+#: What pytest-benchmark's own comparison reads; the raw data would make the files large.
+KEPT = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "ops", "rounds", "iterations")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where the benchmarks run: cpu (default) or cuda")
+
+
+def pytest_configure(config):
+    config.missing_peers = set()
+    if config.getoption("--device").startswith("cuda") and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch finds no GPU")
+    # Stopped from outside is like Ctrl-C: pytest-benchmark writes its file with the cases that are complete.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture
+def device(request):
+    return request.config.getoption("--device")
+
+
+@pytest.fixture
+def missing_peers(request):
+    return request.config.missing_peers
+
+
+@pytest.fixture
+def record(benchmark):
+    """pytest-benchmark times one callable per test; this adds an entry for each of several, timed by `measure`."""
+
+    def add(case: Case, threads: int, device: str, found: dict[str, Implementation], cost: Cost) -> None:
+        base = next(iter(found.values()))
+        for name, one in found.items():
+            entry = copy.copy(benchmark)
+            entry.name, entry.param, entry.params = name, name, None
+            entry.group = f"{case.id}-{threads}"
+            entry.fullname = f"{entry.group}::{name}"
+            ratios = [a / b for a, b in zip(one.seconds, base.seconds, strict=True)]
+            entry.extra_info = {
+                "case": case.id,
+                "operator": case.operator,
+                "direction": case.direction,
+                "shape": list(case.shape),
+                "device": device,
+                "threads": threads,
+                "implementation": name,
+                "kind": one.kind,
+                "seconds": measure.summary(one.seconds),
+                "ratio": measure.summary(ratios),
+                "memory": one.memory,
+                "bytes": cost.bytes if one.kind != "ceiling" else measure.copied_bytes(cost),
+                "flop": measure.fma_flop(device) if name == "FMA" else cost.flop,
+            }
+            stats = entry._make_stats(iterations=1)
+            for value in one.seconds:
+                if value == value:  # took part in this round
+                    stats.update(value)
+        benchmark._mode = "record"
+
+    return add
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info["cpu"] = {"brand_raw": info.collect()["cpu"]["name"]}
+    machine_info["cores"] = info.collect()["cpu"]["cores"]
+    machine_info["capability"] = info.collect()["cpu"]["capability"]
+    machine_info["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    versions = {"dhvt_kernels": dk.__version__}
+    for name in VERSIONS:
+        try:
+            versions[name.split()[-1].split("==")[0]] = importlib.metadata.version(name.split()[-1].split("==")[0])
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    machine_info["versions"] = versions
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    for entry in output_json["benchmarks"]:
+        entry["stats"] = {name: entry["stats"][name] for name in KEPT}
+        entry["options"] = {}
+    output_json["missing"] = sorted(config.missing_peers)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for line in (*measure.missing_backends(), *sorted(config.missing_peers)):
+        terminalreporter.write_line(f"not measured: {line}")
