@@ -1,5 +1,6 @@
 """One pytest-benchmark entry for each implementation of a case; what was measured is kept when a run is interrupted."""
 
+import contextlib
 import copy
 import importlib.metadata
 import signal
@@ -14,10 +15,19 @@ from . import measure
 from .cases import Case
 from .costs import Cost
 from .measure import Implementation
-from .peers import PACKAGES
 
 #: Distributions whose versions a result names.
-VERSIONS = ("torch", "numpy", "pytest-benchmark", "opencv-contrib-python-headless", *PACKAGES.values())
+VERSIONS = (
+    "torch",
+    "numpy",
+    "connected-components-3d",
+    "fast-slic",
+    "higra",
+    "opencv-contrib-python-headless",
+    "scikit-image",
+    "scipy",
+    "torchvision",
+)
 #: What pytest-benchmark's own comparison reads; the raw data would make the files large.
 KEPT = ("min", "max", "mean", "stddev", "median", "iqr", "outliers", "ops", "rounds", "iterations")
 
@@ -81,16 +91,14 @@ def record(benchmark):
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    machine_info["cpu"] = {"brand_raw": info.collect()["cpu"]["name"]}
-    machine_info["cores"] = info.collect()["cpu"]["cores"]
-    machine_info["capability"] = info.collect()["cpu"]["capability"]
+    cpu = info.collect()["cpu"]
+    machine_info["cpu"] = {"brand_raw": cpu["name"]}
+    machine_info |= {"cores": cpu["cores"], "level": cpu["level"]}
     machine_info["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     versions = {"dhvt_kernels": dk.__version__}
     for name in VERSIONS:
-        try:
-            versions[name.split()[-1].split("==")[0]] = importlib.metadata.version(name.split()[-1].split("==")[0])
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     machine_info["versions"] = versions
 
 

@@ -86,7 +86,7 @@ class Results:
         versions = ", ".join(f"{name} {version}" for name, version in info.get("versions", {}).items())
         dirty = " (with uncommitted changes)" if commit.get("dirty") else ""
         return (
-            f"{where}, {info.get('cores')} cores ({info.get('capability')}), Python {info['python_version']}; "
+            f"{where}, {info.get('cores')} cores (kernels for {info.get('level')}), Python {info['python_version']}; "
             f"commit {str(commit.get('id'))[:10]}{dirty}, {self.document['datetime'][:10]}; {versions}"
         )
 
