@@ -99,6 +99,21 @@ def srgb_to_lab(s: Scene) -> Work:
     )
 
 
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", backward=True)
+def gaussian_blur(s: Scene) -> Work:
+    """As the tokenizer smooths; the peers know no missing pixels."""
+    sigma = 0.7
+    return Work(
+        lambda images: dk.gaussian_blur(images, sigma=sigma),
+        (s.features,),
+        costs.gaussian_blur(s),
+        {
+            "OpenCV GaussianBlur": Peer(partial(peers.opencv_blur, s.features, sigma)),
+            "scipy.ndimage gaussian_filter": Peer(partial(peers.scipy_blur, s.features, sigma)),
+        },
+    )
+
+
 def clustering(s: Scene, iterations: int) -> Work:
     """Peers get the photograph in bytes, and the same number of cells and iterations."""
     gathers = partial(reference.soft_cluster, mask=None, coefficients=None, **CLUSTERING, iterations=iterations)
@@ -266,6 +281,18 @@ def tree_cut(s: Scene) -> Work:
         lambda likelihood, penalty: dk.tree_cut(likelihood, penalty, tree.parent, tree.round, max_tokens=BUDGET),
         s.terms,
         costs.tree_cut(s),
+    )
+
+
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048")
+def relabel(s: Scene) -> Work:
+    """Leaves to segments: how a cut reaches the pixels."""
+    table = torch.arange(s.cells, dtype=torch.int32, device=s.device).flip(0).repeat(s.batch, 1)
+    return Work(
+        lambda: dk.relabel(s.leaves, table),
+        (),
+        costs.relabel(s),
+        {"torch gather": Peer(partial(peers.gather, s.leaves, table), tensors=True)},
     )
 
 

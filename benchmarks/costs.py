@@ -54,6 +54,14 @@ def srgb_to_lab(s: Scene) -> tuple[Cost, Cost]:
     return pixelwise(s, 3 + 3), pixelwise(s, 3 + 3 + 3)
 
 
+def gaussian_blur(s: Scene) -> tuple[Cost, Cost]:
+    return pixelwise(s, 2 * s.channels + 1), pixelwise(s, 2 * s.channels + 1)
+
+
+def relabel(s: Scene) -> tuple[Cost, Cost]:
+    return pixelwise(s, 2), Cost(0)
+
+
 def connected_components(s: Scene, channels: int) -> tuple[Cost, Cost]:
     return pixelwise(s, 2 + channels), Cost(0)
 

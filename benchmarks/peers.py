@@ -106,6 +106,19 @@ def opencv_lab(images: Tensor) -> Callable[[], Any]:
     return lambda: [cv2.cvtColor(array, cv2.COLOR_RGB2LAB) for array in arrays]
 
 
+def opencv_blur(images: Tensor, sigma: float) -> Callable[[], Any]:
+    cv2 = package("cv2")
+    side = 2 * int(4 * sigma + 0.5) + 1
+    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return lambda: [cv2.GaussianBlur(array, (side, side), sigma, borderType=cv2.BORDER_REFLECT) for array in arrays]
+
+
+def scipy_blur(images: Tensor, sigma: float) -> Callable[[], Any]:
+    smooth = package("scipy.ndimage").gaussian_filter
+    array = images.numpy()
+    return lambda: smooth(array, sigma, axes=(2, 3))
+
+
 # --- connected components ---------------------------------------------------------------------------------------------
 
 
@@ -221,6 +234,12 @@ def index(labels: Tensor, segments: int) -> Callable[..., Any]:
     place = torch.where((labels >= 0) & (labels < segments), labels, segments).long()
     images = torch.arange(len(labels), device=labels.device)[:, None, None]
     return lambda values: torch.nn.functional.pad(values, (0, 0, 0, 1))[images, place].permute(0, 3, 1, 2)
+
+
+def gather(labels: Tensor, table: Tensor) -> Callable[[], Any]:
+    """With indices of 64 bits ready: gather takes no others."""
+    place = labels.flatten(1).long()
+    return lambda: table.gather(1, place).view_as(labels)
 
 
 def scatter_inject(labels: Tensor, segments: int) -> Callable[..., Any]:
