@@ -7,7 +7,7 @@ RESULT ?= benchmarks/results/cpu.json
 BENCH ?= --benchmark-max-time=0.5
 CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp)
 
-.PHONY: venv demo test fuzz bench lint format clean wheel
+.PHONY: venv demo test fuzz sanitize bench lint format clean wheel
 
 venv: .venv/built
 
@@ -20,6 +20,9 @@ test: venv
 # 10,000 cases of everything; DHVT_FUZZ_CASES=500 for less.
 fuzz: venv
 	$(BIN)/python -m pytest -n 2 -m slow tests/test_fuzz.py
+
+sanitize: venv
+	tests/sanitize/run.sh
 
 bench: .venv/bench
 	-$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --benchmark-json=$(RESULT) $(BENCH)

@@ -121,25 +121,30 @@ def test_operator(name, examples):
     fuzz(lambda draw: check_operator(name, draw), examples)
 
 
-def spoiled(draw, tensor):
-    """The tensor with another size, number of dimensions or dtype."""
-    dim = draw.data.draw(st.integers(0, max(tensor.dim() - 1, 0)))
+#: Numbers out of range. Sizes beyond int32 are left out: where another size is 0, they make loops without end.
+HOSTILE = {int: (-1, 0, -(2**63)), float: (-1.0, 0.0, 1e308, float("inf"), float("nan")), str: ("",)}
+
+
+def spoiled(draw, argument):
+    """A tensor with another size, number of dimensions or dtype; a number out of range."""
+    if not isinstance(argument, torch.Tensor):
+        return draw.pick(*HOSTILE[type(argument)])
+    dim = draw.data.draw(st.integers(0, max(argument.dim() - 1, 0)))
     how = draw.pick("shorter", "longer", "fewer", "more", "dtype", "empty")
     if how == "dtype":
-        return tensor.to(draw.pick(torch.int64, torch.int32, torch.float64, torch.float16, torch.bool))
-    if how == "more" or tensor.dim() == 0:
-        return tensor[None]
+        return argument.to(draw.pick(torch.int64, torch.int32, torch.float64, torch.float16, torch.bool))
+    if how == "more" or argument.dim() == 0:
+        return argument[None]
     if how == "fewer":
-        return tensor.flatten()[0] if tensor.dim() == 1 and tensor.numel() else tensor.sum(dim).to(tensor.dtype)
+        return argument.sum(dim).to(argument.dtype)
     if how == "longer":
-        return torch.cat([tensor, tensor.narrow(dim, 0, min(1, tensor.shape[dim]))], dim)
-    return tensor.narrow(dim, 0, 0 if how == "empty" else max(tensor.shape[dim] - 1, 0))
+        return torch.cat([argument, argument.narrow(dim, 0, min(1, argument.shape[dim]))], dim)
+    return argument.narrow(dim, 0, 0 if how == "empty" else max(argument.shape[dim] - 1, 0))
 
 
 def check_misfit(name, draw):
     arguments = list(CASES[name](draw).arguments)
-    tensors = [i for i, argument in enumerate(arguments) if isinstance(argument, torch.Tensor)]
-    i = draw.pick(*tensors)
+    i = draw.pick(*(i for i, a in enumerate(arguments) if type(a) in (torch.Tensor, *HOSTILE)))
     arguments[i] = spoiled(draw, arguments[i])
     with contextlib.suppress(RuntimeError):  # anything else is a crash, or the wrong complaint
         call(name, arguments)
