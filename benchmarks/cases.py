@@ -260,7 +260,7 @@ def merge_tree(s: Scene) -> Work:
     moments, graph = s.moments, s.graph
     edges = graph.edges[0, : int(graph.counts[0])].long()
     weights = (moments.mean[0, edges[:, 0]] - moments.mean[0, edges[:, 1]]).square().sum(-1) + 1e-3
-    graph_of_first = (edges, weights, s.cells)
+    graph_of_first = (edges, weights, int(edges.max()) + 1)  # higra takes connected graphs alone
     alone = {  # of one image
         "scipy spanning tree": Peer(partial(peers.scipy_spanning_tree, *graph_of_first)),
         "higra quasi-flat zones": Peer(partial(peers.higra_flat_zones, *graph_of_first)),

@@ -169,6 +169,19 @@ def test_a_missing_peer_is_named_and_the_rest_goes_on(monkeypatch):
     assert list(found) == ["native", "reference", "copy"]
 
 
+def test_a_peer_that_fails_costs_itself_alone(monkeypatch):
+    def too_small(labels):
+        raise ValueError("too\nmany labels")
+
+    monkeypatch.setattr(peers, "cc3d_contacts", too_small)
+    monkeypatch.setattr(measure, "scene", lambda *shape: tiny("region_graph"))
+    missing = set()
+    case = next(case for case in CASES if case.operator == "region_graph")
+    found, _ = measure.implementations(case, "cpu", missing)
+    assert missing == {f"cc3d contacts, {case.id}: too many labels"}
+    assert list(found) == ["native", "reference", "copy"]
+
+
 def test_implementations_take_turns_and_slow_ones_sit_out(monkeypatch):
     clock, calls = [0.0], []
     monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
