@@ -8,28 +8,23 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 
 #include "common.h"
+#include "cpu/levels/connected_components_kernels.h"
 
 namespace dhvt {
 namespace {
 
-struct Run {
-  int32_t begin, label;
-};
+template <typename T>
+std::unique_ptr<T[]> scratch(int64_t size) {
+  return std::unique_ptr<T[]>(new T[size]);  // not cleared
+}
 
-struct Edge {
-  int32_t fragment, neighbor;
-};
-
-// One strip of an image. Each row's runs end with a sentinel {width, -1}, so a run ends where the next one begins.
-struct Strip {
-  std::vector<Run> runs;
-  std::vector<int32_t> row_begin;    // [rows + 1] into runs
-  std::vector<int32_t> part;         // [runs] part of this strip, -1 = no segment
-  std::vector<int32_t> label, size;  // [parts]
-  std::vector<Edge> edges;           // of fragments, in components of the image
-  int32_t first_part = 0;            // of the image
+struct StripData : Strip {
+  std::unique_ptr<uint64_t[]> bits;
+  std::unique_ptr<int32_t[]> numbers;
+  std::vector<FragmentEdge> edges;  // in components of the image
 };
 
 struct Image {
@@ -38,122 +33,73 @@ struct Image {
   std::vector<int32_t> main;         // [components] main component of the label
   std::vector<int32_t> leaf;         // [components] kept component that it belongs to; negative = not known yet
   std::vector<uint8_t> is_fragment;  // [components]
+  std::vector<int32_t> node;         // [parts] component * 2 + is_fragment
   std::vector<int64_t> edge_begin;   // [components + 1] into neighbors
   std::vector<int32_t> neighbors;
   std::vector<int32_t> part_slot;  // [parts] row of `sums`, -1 = no mean needed
   std::vector<int32_t> slot;       // [components] row of `sums` that ends up as the mean
   std::vector<double> sums;        // [slots,C]
-  std::vector<int32_t> id;         // [components] the result
   bool has_fragments = false;
 };
 
 constexpr int32_t kUnresolved = -1, kQueued = -2;
 
-// Calls body(a, b) for every pair of runs of two neighbouring rows that share a column. Rows end with a sentinel. Where
-// borders fall is unpredictable, so the pointers advance without branches, here and below.
-template <typename Body>
-void for_overlaps(const Run* above, const Run* below, int32_t width, const Body& body) {
-  int32_t a = 0, b = 0, end;
-  do {
-    body(a, b);
-    const int32_t above_end = above[a + 1].begin, below_end = below[b + 1].begin;
-    a += above_end <= below_end;
-    b += below_end <= above_end;
-    end = std::min(above_end, below_end);
-  } while (end < width);
+// Runs and parts of one strip, in memory of their size: what they may need at most is many times as much. labels
+// [rows,W].
+void build_strip(const int32_t* labels, int64_t rows, int32_t width, StripData& strip) {
+  const int64_t words = (width + 63) / 64, max_runs = rows * (width + 1) + kRunPadding, max_parts = rows * width + 2;
+  strip.bits = scratch<uint64_t>(rows * words);
+  strip.starts = strip.bits.get();
+  const auto large = scratch<int32_t>(rows + 1 + 2 * max_runs + 2 * max_parts);
+  strip.row_begin = large.get();
+  strip.begin = strip.row_begin + rows + 1;
+  strip.part = strip.begin + max_runs;
+  strip.first = strip.part + max_runs;
+  strip.size = strip.first + max_parts + 1;
+  DHVT_AT_LEVEL(label_strip)(labels, rows, width, strip);
+  const int64_t runs = strip.row_begin[rows];
+  strip.numbers = scratch<int32_t>(rows + 1 + 2 * (runs + strip.num_parts));
+  int32_t* next = strip.numbers.get();
+  const auto keep = [&](int32_t*& values, int64_t size) {
+    std::copy_n(values, size, next);
+    values = next;
+    next += size;
+  };
+  keep(strip.row_begin, rows + 1);
+  keep(strip.begin, runs);
+  keep(strip.part, runs);
+  keep(strip.first, strip.num_parts);
+  keep(strip.size, strip.num_parts);
 }
 
-// Writes the runs of one row to `runs` [W+1]; returns how many there are with the sentinel.
-int32_t find_runs(const int32_t* row, int32_t width, Run* runs) {
-  int32_t count = 1, previous = row[0];
-  runs[0] = {0, previous};
-  for (int32_t x = 1; x < width; ++x) {
-    const int32_t label = row[x];
-    runs[count] = {x, label};
-    count += label != previous;
-    previous = label;
-  }
-  runs[count] = {width, -1};
-  return count + 1;
-}
-
-// Runs and parts of one strip. labels [rows,W].
-void label_strip(const int32_t* labels, int64_t rows, int32_t width, Strip& strip) {
-  std::vector<Run> row_runs(width + 1);
-  std::vector<int32_t> parents;
-  strip.row_begin.assign(1, 0);
-  for (int64_t y = 0; y < rows; ++y) {
-    const int32_t first = strip.row_begin.back(), count = find_runs(labels + y * width, width, row_runs.data());
-    strip.runs.insert(strip.runs.end(), row_runs.begin(), row_runs.begin() + count);
-    strip.row_begin.push_back(first + count);
-    parents.resize(first + count);
-    int32_t* parent = parents.data();
-    for (int32_t i = first; i < first + count; ++i) parent[i] = i;
-    if (y == 0) continue;
-    const int32_t above = strip.row_begin[y - 1];
-    const Run *upper = &strip.runs[above], *lower = &strip.runs[first];
-    for_overlaps(upper, lower, width, [&](int32_t a, int32_t b) {
-      // A run's first match only takes over the parent; a second one with another parent is rare.
-      const bool match = (upper[a].label == lower[b].label) & (lower[b].label >= 0);
-      const int32_t from = parent[above + a], to = parent[first + b];
-      const bool fresh = to == first + b;
-      parent[first + b] = match & fresh ? from : to;
-      if (match & !fresh & (from != to)) unite(parent, from, to);
-    });
-  }
-  // Parents come first, so one pass turns them into dense part numbers.
-  const auto num_runs = static_cast<int32_t>(strip.runs.size());
-  strip.part = std::move(parents);
-  int32_t* part = strip.part.data();
-  int32_t num_parts = 0;
-  for (int32_t i = 0; i < num_runs; ++i) num_parts += (part[i] == i) & (strip.runs[i].label >= 0);
-  strip.label.resize(num_parts + 1);  // the last one takes what is written for runs without a segment
-  strip.size.assign(num_parts + 1, 0);
-  int32_t next = 0;
-  for (int32_t i = 0; i + 1 < num_runs; ++i) {
-    const Run run = strip.runs[i];
-    const bool is_root = part[i] == i;
-    const int32_t number = run.label < 0 ? -1 : is_root ? next : part[part[i]];
-    const int32_t entry = run.label < 0 ? num_parts : number;
-    part[i] = number;
-    strip.label[entry] = run.label;
-    strip.size[entry] += strip.runs[i + 1].begin - run.begin;
-    next += is_root & (run.label >= 0);
-  }
-  strip.label.pop_back();
-  strip.size.pop_back();
-}
-
-// Joins the parts of an image's strips into components.
-void join_strips(Strip* strips, int64_t num_strips, int32_t width, Image& image) {
+// Joins the parts of an image's strips into components. labels [H,W].
+void join_parts(const int32_t* labels, StripData* strips, int64_t num_strips, int32_t width, Image& image) {
   int32_t num_parts = 0;
   for (int64_t s = 0; s < num_strips; ++s) {
     strips[s].first_part = num_parts;
-    num_parts += static_cast<int32_t>(strips[s].size.size());
+    num_parts += strips[s].num_parts;
   }
   std::vector<int32_t>& parent = image.component;
   parent.resize(num_parts);
   for (int32_t i = 0; i < num_parts; ++i) parent[i] = i;
-  for (int64_t s = 1; s < num_strips; ++s) {
-    const Strip &upper = strips[s - 1], &lower = strips[s];
-    const int32_t above = upper.row_begin[upper.row_begin.size() - 2];
-    for_overlaps(&upper.runs[above], lower.runs.data(), width, [&](int32_t a, int32_t b) {
-      if (upper.runs[above + a].label == lower.runs[b].label && lower.runs[b].label >= 0)
-        unite(parent.data(), upper.first_part + upper.part[above + a], lower.first_part + lower.part[b]);
-    });
-  }
+  for (int64_t s = 1; s < num_strips; ++s)
+    DHVT_AT_LEVEL(join_strips)(labels + s * kStripRows * width, width, strips[s - 1], kStripRows, strips[s],
+                               parent.data());
+  image.label.resize(num_parts);
+  image.size.assign(num_parts, 0);
+  int32_t count = 0;
   for (int64_t s = 0, i = 0; s < num_strips; ++s) {
-    for (size_t part = 0; part < strips[s].size.size(); ++part, ++i) {
-      if (parent[i] == i) {
-        parent[i] = static_cast<int32_t>(image.size.size());
-        image.label.push_back(strips[s].label[part]);
-        image.size.push_back(0);
-      } else {
-        parent[i] = parent[parent[i]];
-      }
+    const int32_t* strip_labels = labels + s * kStripRows * width;
+    for (int32_t part = 0; part < strips[s].num_parts; ++part, ++i) {
+      const bool is_root = parent[i] == i;
+      parent[i] = is_root ? count : parent[parent[i]];
+      count += is_root;
+      if (is_root) image.label[parent[i]] = strip_labels[strips[s].first[part]];
       image.size[parent[i]] += strips[s].size[part];
     }
   }
+  image.label.resize(count);
+  image.size.resize(count);
 }
 
 // The largest component of each label, the first among equals. Labels have no bound, so they are hashed.
@@ -187,68 +133,52 @@ void find_fragments(int64_t min_size, bool largest_only, Image& image) {
     image.is_fragment[i] = !kept;
     image.has_fragments |= !kept;
   }
+  if (!image.has_fragments) return;
+  image.node.resize(image.component.size() + 1);
+  for (size_t i = 0; i < image.component.size(); ++i)
+    image.node[i] = 2 * image.component[i] + image.is_fragment[image.component[i]];
 }
 
 // Fragments' neighbours within a strip and to the row above it. One task per strip.
-void find_edges(const Strip* previous, Strip& strip, int32_t width, const Image& image) {
-  // The component of each run of a row, times two, plus one for a fragment; -1 without segment.
-  const auto read_row = [&](const Strip& of, size_t y, std::vector<int32_t>& nodes) {
-    const int32_t first = of.row_begin[y], count = of.row_begin[y + 1] - 1 - first;
-    nodes.resize(count);
-    int32_t any = 0;
-    for (int32_t i = 0; i < count; ++i) {
-      const int32_t part = of.part[first + i];
-      const int32_t component = part < 0 ? -1 : image.component[of.first_part + part];
-      nodes[i] = part < 0 ? -1 : 2 * component + image.is_fragment[component];
-      any |= part < 0 ? 0 : nodes[i];
-    }
-    return (any & 1) != 0;
+void collect_edges(const StripData* previous, StripData& strip, int64_t rows, int32_t width, const Image& image) {
+  const int64_t words = (width + 63) / 64;
+  const auto values = scratch<int32_t>(width + kRunPadding);
+  const auto nodes = scratch<int32_t>(2 * static_cast<int64_t>(width));
+  const auto edges = scratch<FragmentEdge>(6 * static_cast<int64_t>(width) + 1);
+  std::vector<uint64_t> seen(size_t(1) << kSeenBits, ~uint64_t(0));
+  int32_t *row = nodes.get(), *above = row + width;
+  const auto find = DHVT_AT_LEVEL(find_edges);
+  const auto find_row = [&](const StripData& of, int64_t y, const uint64_t* above_starts) {
+    return find(image.node.data(), of, y, width, above_starts, values.get(), above_starts ? above : nullptr, row,
+                seen.data(), edges.get());
   };
-  // At most three pairs per column, two edges each; kept by moving the end, not by a branch.
-  std::vector<Edge> edges(6 * static_cast<size_t>(width) + 2);
-  size_t count = 0;
-  const auto add = [&](int32_t a, int32_t b) {
-    const bool differ = ((a | b) >= 0) & (a != b);
-    edges[count] = {a / 2, b / 2};
-    count += differ & (a & 1);
-    edges[count] = {b / 2, a / 2};
-    count += differ & (b & 1);
-  };
-  std::vector<int32_t> upper, lower;
-  const Run* upper_runs = nullptr;
-  bool upper_any = false;
+  const uint64_t* above_starts = nullptr;
   if (previous) {
-    const size_t y = previous->row_begin.size() - 2;
-    upper_runs = &previous->runs[previous->row_begin[y]];
-    upper_any = read_row(*previous, y, upper);
+    find_row(*previous, kStripRows - 1, nullptr);  // only for its nodes
+    std::swap(row, above);
+    above_starts = previous->starts + (kStripRows - 1) * words;
+    std::fill(seen.begin(), seen.end(), ~uint64_t(0));
   }
-  for (size_t y = 0; y + 1 < strip.row_begin.size(); ++y) {
-    const Run* lower_runs = &strip.runs[strip.row_begin[y]];
-    const bool lower_any = read_row(strip, y, lower);
-    if (lower_any)
-      for (size_t i = 1; i < lower.size(); ++i) add(lower[i - 1], lower[i]);
-    if (upper_runs && (upper_any || lower_any))
-      for_overlaps(upper_runs, lower_runs, width, [&](int32_t a, int32_t b) { add(upper[a], lower[b]); });
-    strip.edges.insert(strip.edges.end(), edges.begin(), edges.begin() + count);
-    count = 0;
-    upper.swap(lower);
-    upper_runs = lower_runs;
-    upper_any = lower_any;
+  for (int64_t y = 0; y < rows; ++y) {
+    const int64_t count = find_row(strip, y, above_starts);
+    strip.edges.insert(strip.edges.end(), edges.get(), edges.get() + count);
+    std::swap(row, above);
+    above_starts = strip.starts + y * words;
   }
 }
 
 // Edges by fragment, and a row of sums for every part of a component whose mean will be asked for.
-void gather_edges(Strip* strips, int64_t num_strips, int64_t channels, Image& image) {
+void gather_edges(StripData* strips, int64_t num_strips, int64_t channels, Image& image) {
   const size_t count = image.size.size();
   std::vector<int64_t>& begin = image.edge_begin;
   begin.assign(count + 2, 0);  // shifted by one while it counts, so that filling leaves it in place
   for (int64_t s = 0; s < num_strips; ++s)
-    for (const Edge& edge : strips[s].edges) ++begin[edge.fragment + 2];
+    for (const FragmentEdge& edge : strips[s].edges) ++begin[edge.fragment + 2];
   for (size_t i = 2; i < begin.size(); ++i) begin[i] += begin[i - 1];
   image.neighbors.resize(begin.back());
   for (int64_t s = 0; s < num_strips; ++s) {
-    for (const Edge& edge : strips[s].edges) image.neighbors[begin[edge.fragment + 1]++] = edge.neighbor;
-    std::vector<Edge>().swap(strips[s].edges);
+    for (const FragmentEdge& edge : strips[s].edges) image.neighbors[begin[edge.fragment + 1]++] = edge.neighbor;
+    std::vector<FragmentEdge>().swap(strips[s].edges);
   }
   if (channels == 0) return;
   std::vector<uint8_t> needed(count, 0);
@@ -263,32 +193,6 @@ void gather_edges(Strip* strips, int64_t num_strips, int64_t channels, Image& im
     if (image.slot[component] < 0) image.slot[component] = image.part_slot[i];
   }
   image.sums.assign(static_cast<size_t>(slots) * channels, 0);
-}
-
-// Feature sums of the parts of one strip: each run from its own zero, runs in raster order. features [B,C,H,W].
-template <typename scalar_t>
-void sum_strip(const ImageView<const scalar_t>& features, int64_t b, int64_t top, const Strip& strip, Image& image) {
-  constexpr int64_t kBlock = 4;  // channels at a time
-  const int64_t channels = features.channels, step = features.column_stride;
-  std::vector<int32_t> runs;  // of this row whose sum is needed
-  for (size_t y = 0; y + 1 < strip.row_begin.size(); ++y) {
-    const scalar_t* row = features.pixel(b, top + static_cast<int64_t>(y), 0);
-    runs.clear();
-    for (int32_t i = strip.row_begin[y]; i < strip.row_begin[y + 1] - 1; ++i)
-      if (strip.part[i] >= 0 && image.part_slot[strip.first_part + strip.part[i]] >= 0) runs.push_back(i);
-    for (int64_t c0 = 0; c0 < channels; c0 += kBlock) {
-      const int64_t block = std::min(kBlock, channels - c0);
-      const scalar_t* plane[kBlock];
-      for (int64_t c = 0; c < kBlock; ++c) plane[c] = row + std::min(c0 + c, channels - 1) * features.channel_stride;
-      for (int32_t i : runs) {
-        double sum[kBlock] = {};
-        for (int64_t x = strip.runs[i].begin; x < strip.runs[i + 1].begin; ++x)
-          for (int64_t c = 0; c < kBlock; ++c) sum[c] += acc_t<scalar_t>(plane[c][x * step]);
-        double* out = &image.sums[image.part_slot[strip.first_part + strip.part[i]] * channels + c0];
-        for (int64_t c = 0; c < block; ++c) out[c] += sum[c];
-      }
-    }
-  }
 }
 
 // Parts' sums, top to bottom, to components' means, in the row of the first part.
@@ -356,6 +260,7 @@ void resolve_fragments(int64_t channels, Image& image) {
     }
   }
   run_waves(channels, wave, image);
+  if (std::find(image.leaf.begin(), image.leaf.end(), kUnresolved) == image.leaf.end()) return;
   std::vector<int32_t> piece(count), anchor(count, -1);
   for (int32_t i = 0; i < count; ++i) piece[i] = i;
   for (int32_t i = 0; i < count; ++i)
@@ -387,20 +292,6 @@ int32_t number_leaves(Image& image) {
   return leaves;
 }
 
-// out [rows,W]. Eight pixels at a time: what goes past a run is overwritten by the next one of the row.
-void write_strip(const Strip& strip, int32_t width, const Image& image, int32_t* out) {
-  for (size_t y = 0; y + 1 < strip.row_begin.size(); ++y, out += width) {
-    for (int32_t i = strip.row_begin[y]; i < strip.row_begin[y + 1] - 1; ++i) {
-      const int32_t begin = strip.runs[i].begin, end = strip.runs[i + 1].begin;
-      const int32_t value = strip.part[i] < 0 ? -1 : image.component[strip.first_part + strip.part[i]];
-      int32_t x = begin;
-      for (; x < end && x + 8 <= width; x += 8)
-        for (int32_t k = 0; k < 8; ++k) out[x + k] = value;
-      for (; x < end; ++x) out[x] = value;
-    }
-  }
-}
-
 std::tuple<Tensor, Tensor> connected_components(const Tensor& labels, const std::optional<Tensor>& features,
                                                 int64_t min_size, bool largest_only) {
   check(labels, "labels [B,H,W]", ScalarType::Int, {-1, -1, -1});
@@ -419,33 +310,39 @@ std::tuple<Tensor, Tensor> connected_components(const Tensor& labels, const std:
   const auto width = static_cast<int32_t>(width64);
   const int64_t num_strips = (height + kStripRows - 1) / kStripRows;
   const int64_t channels = features.has_value() ? features->size(1) : 0;
-  std::vector<Strip> strips(batch * num_strips);
+  std::vector<StripData> strips(batch * num_strips);
   std::vector<Image> images(batch);
+  const auto rows_of = [&](int64_t task) { return std::min(kStripRows, height - task % num_strips * kStripRows); };
+  const auto first_pixel = [&](int64_t task) {
+    return (task / num_strips * height + task % num_strips * kStripRows) * width;
+  };
 
-  parallel(batch * num_strips, [&](int64_t task) {
-    const int64_t b = task / num_strips, top = task % num_strips * kStripRows;
-    label_strip(label + (b * height + top) * width, std::min(kStripRows, height - top), width, strips[task]);
-  });
+  parallel(batch * num_strips,
+           [&](int64_t task) { build_strip(label + first_pixel(task), rows_of(task), width, strips[task]); });
   parallel(batch, [&](int64_t b) {
-    join_strips(&strips[b * num_strips], num_strips, width, images[b]);
+    join_parts(label + b * height * width, &strips[b * num_strips], num_strips, width, images[b]);
     find_fragments(min_size, largest_only, images[b]);
   });
   if (std::any_of(images.begin(), images.end(), [](const Image& image) { return image.has_fragments; })) {
     parallel(batch * num_strips, [&](int64_t task) {
       const Image& image = images[task / num_strips];
-      const Strip* previous = task % num_strips ? &strips[task - 1] : nullptr;
-      if (image.has_fragments) find_edges(previous, strips[task], width, image);
+      const StripData* previous = task % num_strips ? &strips[task - 1] : nullptr;
+      if (image.has_fragments) collect_edges(previous, strips[task], rows_of(task), width, image);
     });
     parallel(batch, [&](int64_t b) {
       if (images[b].has_fragments) gather_edges(&strips[b * num_strips], num_strips, channels, images[b]);
     });
     if (channels > 0) {
       dispatch_floating(features->scalar_type(), "connected_components", [&](auto tag) {
-        const auto view = image_view<typename decltype(tag)::type>(*features);
+        using scalar_t = typename decltype(tag)::type;
+        const auto view = image_view<scalar_t>(*features);
         parallel(batch * num_strips, [&](int64_t task) {
           Image& image = images[task / num_strips];
-          if (image.has_fragments)
-            sum_strip(view, task / num_strips, task % num_strips * kStripRows, strips[task], image);
+          if (!image.has_fragments) return;
+          const auto runs = scratch<int32_t>(width);
+          DHVT_AT_LEVEL(sum_strip<scalar_t>)
+          (view, task / num_strips, task % num_strips * kStripRows, rows_of(task), strips[task], image.part_slot.data(),
+           runs.get(), image.sums.data());
         });
       });
     }
@@ -458,8 +355,10 @@ std::tuple<Tensor, Tensor> connected_components(const Tensor& labels, const std:
   }
   parallel(batch, [&](int64_t b) { num_leaves[b] = number_leaves(images[b]); });
   parallel(batch * num_strips, [&](int64_t task) {
-    const int64_t b = task / num_strips, top = task % num_strips * kStripRows;
-    write_strip(strips[task], width, images[b], out + (b * height + top) * width);
+    const auto values = scratch<int32_t>(width + kRunPadding);
+    DHVT_AT_LEVEL(write_strip)
+    (strips[task], rows_of(task), width, images[task / num_strips].component.data(), values.get(),
+     out + first_pixel(task));
   });
   return {components, counts};
 }
