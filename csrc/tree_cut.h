@@ -15,10 +15,13 @@ constexpr double kNonFiniteCost = 1e15;
 
 DHVT_HD double node_cost(double likelihood, double penalty, double strength) { return likelihood + strength * penalty; }
 
-// 1 / (1 + exp(-x)) without overflow.
-DHVT_HD double sigmoid(double x) {
-  const double e = std::exp(x < 0 ? x : -x);
-  return x < 0 ? e / (1 + e) : 1 / (1 + e);
+// What a node of the relaxed cut does: split = 1 / (1 + exp(-x)) and stays = 1 / (1 + exp(x)), without overflow.
+struct Shares {
+  double split, stays;
+};
+DHVT_HD Shares relaxed_shares(double x) {
+  const double e = std::exp(x < 0 ? x : -x), large = 1 / (1 + e), small = e / (1 + e);
+  return x < 0 ? Shares{small, large} : Shares{large, small};
 }
 
 // The parent as an index, -1 for a root. A parent that is not an internal node above the child is none, and unused

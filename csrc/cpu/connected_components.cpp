@@ -232,33 +232,51 @@ void queue_neighbors(int32_t i, Image& image, std::vector<int32_t>& wave) {
 }
 
 // A wave reads only what earlier waves resolved, so its order is free.
+void run_wave(int64_t channels, const std::vector<int32_t>& wave, std::vector<int32_t>& chosen, Image& image) {
+  chosen.resize(wave.size());
+  parallel(
+      static_cast<int64_t>(wave.size()), [&](int64_t i) { chosen[i] = choose_leaf(wave[i], channels, image); }, 512);
+  for (size_t i = 0; i < wave.size(); ++i) image.leaf[wave[i]] = chosen[i];
+}
+
 void run_waves(int64_t channels, std::vector<int32_t>& wave, Image& image) {
   std::vector<int32_t> next, chosen;
   while (!wave.empty()) {
-    chosen.resize(wave.size());
-    parallel(
-        static_cast<int64_t>(wave.size()), [&](int64_t i) { chosen[i] = choose_leaf(wave[i], channels, image); }, 1024);
-    for (size_t i = 0; i < wave.size(); ++i) image.leaf[wave[i]] = chosen[i];
+    run_wave(channels, wave, chosen, image);
     next.clear();
     for (int32_t i : wave) queue_neighbors(i, image, next);
     wave.swap(next);
   }
 }
 
+// Takes from `rest` to `wave` what touches something resolved.
+void take_wave(Image& image, std::vector<int32_t>& rest, std::vector<int32_t>& wave) {
+  size_t left = 0;
+  for (int32_t i : rest) {
+    bool touches = false;
+    for (int64_t e = image.edge_begin[i]; e < image.edge_begin[i + 1]; ++e)
+      touches |= image.leaf[image.neighbors[e]] >= 0;
+    if (touches)
+      wave.push_back(i);
+    else
+      rest[left++] = i;
+  }
+  rest.resize(left);
+  for (int32_t i : wave) image.leaf[i] = kQueued;
+}
+
 // Waves from the kept components outwards; then, where a connected piece of the image has no kept component, from the
 // largest main component of the piece, which is kept in spite of its size.
 void resolve_fragments(int64_t channels, Image& image) {
   const auto count = static_cast<int32_t>(image.size.size());
-  std::vector<int32_t> wave;
-  for (int32_t i = 0; i < count; ++i) {
-    const auto touches_kept = [&](int64_t e) { return !image.is_fragment[image.neighbors[e]]; };
-    for (int64_t e = image.edge_begin[i]; e < image.edge_begin[i + 1]; ++e) {
-      if (!touches_kept(e)) continue;
-      image.leaf[i] = kQueued;
-      wave.push_back(i);
-      break;
-    }
-  }
+  std::vector<int32_t> wave, rest, chosen;
+  for (int32_t i = 0; i < count; ++i)
+    if (image.is_fragment[i]) rest.push_back(i);
+  // The first wave holds most fragments: the second looks for its members among what is left, not around the first.
+  take_wave(image, rest, wave);
+  run_wave(channels, wave, chosen, image);
+  wave.clear();
+  take_wave(image, rest, wave);
   run_waves(channels, wave, image);
   if (std::find(image.leaf.begin(), image.leaf.end(), kUnresolved) == image.leaf.end()) return;
   std::vector<int32_t> piece(count), anchor(count, -1);

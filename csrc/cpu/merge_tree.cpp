@@ -2,7 +2,10 @@
 #include "../merge_tree.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "../segment_moments.h"
 #include "common.h"
@@ -72,6 +75,32 @@ struct Pick {
   }
 };
 
+// Sorts picks [n]. Floats go by their bits, three digits of eleven; picks of one distance are few, or all of them.
+template <typename T>
+void sort_picks(std::vector<Pick<T>>& picks, std::vector<Pick<T>>& other) {
+  constexpr size_t kFew = 96;
+  if (!std::is_same_v<T, float> || picks.size() < kFew) return std::sort(picks.begin(), picks.end());
+  constexpr int kBits = 11, kDigits = 3, kSize = 1 << kBits;
+  const auto key = [](const Pick<T>& pick) {
+    const auto bits = std::bit_cast<uint32_t>(static_cast<float>(pick.distance) + 0.0f);  // -0 is 0
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  };
+  std::vector<uint32_t> begin(kDigits * kSize, 0);
+  for (const Pick<T>& pick : picks)
+    for (int d = 0; d < kDigits; ++d) ++begin[d * kSize + (key(pick) >> d * kBits) % kSize];
+  other.resize(picks.size());
+  for (int d = 0; d < kDigits; ++d) {
+    uint32_t* place = begin.data() + d * kSize;
+    for (uint32_t i = 0, sum = 0; i < kSize; ++i) sum += std::exchange(place[i], sum);
+    for (const Pick<T>& pick : picks) other[place[(key(pick) >> d * kBits) % kSize]++] = pick;
+    picks.swap(other);
+  }
+  for (size_t i = 0, end; i < picks.size(); i = end) {
+    for (end = i + 1; end < picks.size() && picks[end].distance == picks[i].distance;) ++end;
+    if (end - i > 1) std::sort(picks.begin() + i, picks.begin() + end);
+  }
+}
+
 // Union by size without path compression. The link from a root to another is stamped with the tree node of that merge,
 // so stamps rise along every path, and the merge that connected two vertices is the greatest stamp between them:
 // O(log n) to find, where the binary tree itself may be a path of n nodes.
@@ -101,12 +130,11 @@ struct Forest {
     node[a] = merged;
   }
 
-  // The node that connected u and v, which are different vertices; -1 where nothing has.
+  // The node that connected u and v, which are different vertices of one set.
   int32_t connection(int32_t u, int32_t v) const {
     int32_t last = -1;
     while (u != v) {
       int32_t& low = stamp[u] < stamp[v] ? u : v;
-      if (link[low] == low) return -1;
       last = stamp[low];
       low = link[low];
     }
@@ -201,7 +229,7 @@ class Merger {
       if (edge < 0 || (best_[other].edge == edge && other < u)) continue;
       picks_.push_back({distance, std::min(u, other), std::max(u, other)});
     }
-    std::sort(picks_.begin(), picks_.end());
+    sort_picks(picks_, sorted_picks_);
   }
 
   // Merges the picked edges, then contracts the graph.
@@ -216,10 +244,16 @@ class Merger {
       children_.push_back({a, b});
       forest_.unite(u, v, next_node_++);
     }
+    root_.resize(vertices_.size());
+    for (size_t i = 0; i < vertices_.size(); ++i) root_[i] = forest_.find(static_cast<int32_t>(i));
+    // Inner edges end here; the others are the next round's.
     internal_.assign(children_.size(), 0);
+    raw_.clear();
     for (const Edge& edge : edges_) {
-      const int32_t node = forest_.connection(edge.u, edge.v);
-      if (node >= 0) internal_[node - first] += edge.length;
+      if (root_[edge.u] == root_[edge.v])
+        internal_[forest_.connection(edge.u, edge.v) - first] += edge.length;
+      else
+        raw_.push_back(edge);
     }
     for (int32_t node = first; node < next_node_; ++node) {
       tree_.round[node] = round;
@@ -236,10 +270,9 @@ class Merger {
     }
     slot_.resize(n);
     for (size_t i = 0; i < n; ++i) {
-      const int32_t node = forest_.node[forest_.find(static_cast<int32_t>(i))];
+      const int32_t node = forest_.node[root_[i]];
       slot_[i] = node >= first ? next_slot_[node - first] : -1;
     }
-    raw_.swap(edges_);
     contract();
   }
 
@@ -253,12 +286,12 @@ class Merger {
   T compactness_;
   int32_t next_node_ = 0;
   Forest forest_;
-  std::vector<int32_t> vertices_, slot_,
-      next_slot_;  // node of each vertex; vertex of each old vertex, of each new node
+  std::vector<int32_t> vertices_, root_;   // node of each vertex; root of its set in forest_
+  std::vector<int32_t> slot_, next_slot_;  // vertex of each old vertex, of each new node
   std::vector<Edge> raw_, sorted_, edges_;
   std::vector<int64_t> begin_, marker_, internal_;
   std::vector<Best> best_;
-  std::vector<Pick<T>> picks_;
+  std::vector<Pick<T>> picks_, sorted_picks_;
   std::vector<std::pair<int32_t, int32_t>> children_;
 };
 

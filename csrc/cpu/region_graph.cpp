@@ -1,45 +1,37 @@
 // Which segments touch, and along how many pixel pairs.
 #include <algorithm>
+#include <limits>
 
 #include "common.h"
+#include "cpu/levels/region_graph_kernels.h"
 
 namespace dhvt {
 namespace {
 
-constexpr int64_t kStripPixels = 32768;  // a task's share of an image: 128 KiB of labels
-
-// `length` neighbouring pixel pairs between segments u < v.
-struct Contact {
-  int32_t u, v, length;
-};
+constexpr int64_t kStripPixels = 8192;  // a task's share of an image: 32 KiB of labels
 
 struct Neighbour {
   int32_t v, length;
 };
 
-void add_contact(std::vector<Contact>& contacts, int32_t a, int32_t b) {
-  const int32_t u = std::min(a, b), v = std::max(a, b);
-  if (!contacts.empty() && contacts.back().u == u && contacts.back().v == v)
-    ++contacts.back().length;
-  else
-    contacts.push_back({u, v, 1});
-}
-
 // The pairs of the rows [begin, end), each row's own and those with the row below. label [H,W]
-void collect_contacts(const int32_t* label, int64_t height, int64_t width, int64_t num_segments, int64_t begin,
-                      int64_t end, std::vector<Contact>& contacts) {
-  const auto differ = [&](int32_t a, int32_t b) {
-    return a != b && a >= 0 && b >= 0 && a < num_segments && b < num_segments;
-  };
+void collect_strip(const int32_t* label, int64_t height, int32_t width, int64_t num_segments, int64_t begin,
+                   int64_t end, std::vector<Contact>& contacts) {
+  const int64_t words = (width + 63) / 64;
+  std::vector<uint64_t> bits(2 * words);
+  std::vector<Contact> open(kOpenContacts, Contact{-1, -1, 0}), of_row(3 * static_cast<size_t>(width));
+  uint64_t *starts = bits.data(), *below_starts = starts + words;
+  const auto collect = DHVT_AT_LEVEL(collect_contacts);
+  DHVT_AT_LEVEL(find_starts)(label + begin * width, width, starts);
   for (int64_t y = begin; y < end; ++y) {
     const int32_t* row = label + y * width;
-    for (int64_t x = 1; x < width; ++x)
-      if (differ(row[x - 1], row[x])) add_contact(contacts, row[x - 1], row[x]);
-    if (y + 1 == height) continue;
-    const int32_t* below = row + width;
-    for (int64_t x = 0; x < width; ++x)
-      if (differ(row[x], below[x])) add_contact(contacts, row[x], below[x]);
+    const int64_t count = collect(row, y + 1 < height ? row + width : nullptr, width, num_segments, starts,
+                                  below_starts, open.data(), of_row.data());
+    contacts.insert(contacts.end(), of_row.begin(), of_row.begin() + count);
+    std::swap(starts, below_starts);
   }
+  for (const Contact& contact : open)
+    if (contact.u >= 0) contacts.push_back(contact);
 }
 
 // One image. Counting sort of the contacts by u; then u's neighbours lose their duplicates with the help of a marker
@@ -90,6 +82,7 @@ std::tuple<Tensor, Tensor, Tensor> region_graph(const Tensor& labels, int64_t nu
   check(labels, "labels [B,H,W]", ScalarType::Int, {-1, -1, -1});
   STD_TORCH_CHECK(num_segments >= 0 && capacity >= 0, "num_segments, capacity: expected integers >= 0");
   const int64_t batch = labels.size(0), height = labels.size(1), width = labels.size(2);
+  STD_TORCH_CHECK(width <= std::numeric_limits<int32_t>::max(), "labels [B,H,W]: expected W within int32");
   const Tensor source = dense(labels);
   const int32_t* label = data<int32_t>(source);
   Tensor edges = empty({batch, capacity, 2}, ScalarType::Int, labels);
@@ -104,8 +97,9 @@ std::tuple<Tensor, Tensor, Tensor> region_graph(const Tensor& labels, int64_t nu
   std::vector<std::vector<Contact>> contacts(batch * num_strips);
   parallel(batch * num_strips, [&](int64_t task) {
     const int64_t b = task / num_strips, begin = task % num_strips * strip_rows;
-    collect_contacts(label + b * height * width, height, width, num_segments, begin,
-                     std::min(begin + strip_rows, height), contacts[task]);
+    if (width == 0) return;
+    collect_strip(label + b * height * width, height, static_cast<int32_t>(width), num_segments, begin,
+                  std::min(begin + strip_rows, height), contacts[task]);
   });
   parallel(batch, [&](int64_t b) {
     out_counts[b] =

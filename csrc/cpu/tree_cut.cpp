@@ -2,10 +2,13 @@
 #include "../tree_cut.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <limits>
+#include <memory>
 
 #include "common.h"
+#include "cpu/levels/tree_cut_kernels.h"
 
 namespace dhvt {
 namespace {
@@ -70,6 +73,9 @@ struct Cut {
     }
   }
 
+  // After optimal(), of an inner node.
+  Shares shares(int64_t v, double temperature) const { return relaxed_shares((cost[v] - below[v]) / temperature); }
+
   void sum_children(const std::vector<double>& values, std::vector<double>& sums) const {
     std::fill(sums.begin(), sums.end(), 0.0);
     for (int64_t v = 0; v < tree.nodes; ++v)
@@ -120,6 +126,57 @@ struct CutOptions {
   double min_gain, temperature;
 };
 
+// Counts segments of optimal cuts, at several strengths in one pass over the tree.
+class Counter {
+ public:
+  explicit Counter(const CutTree& tree)
+      : tree_(tree), parent_(tree.nodes), sums_(new CutSums[tree.nodes - tree.leaves + 2]) {
+    const int64_t inner = tree.nodes - tree.leaves;
+    for (int64_t v = 0; v < tree.nodes; ++v)
+      parent_[v] = static_cast<int32_t>(!tree.used[v]        ? inner + 1
+                                        : tree.parent[v] < 0 ? inner
+                                                             : tree.parent[v] - tree.leaves);
+  }
+
+  std::array<int64_t, kStrengths> count(const std::array<float, kStrengths>& strengths) {
+    double values[kStrengths];
+    std::copy_n(strengths.begin(), kStrengths, values);
+    std::array<int64_t, kStrengths> segments;
+    DHVT_AT_LEVEL(count_segments)
+    (tree_.leaves, tree_.nodes, tree_.likelihood.data(), tree_.penalty.data(), parent_.data(), values, sums_.get(),
+     segments.data());
+    return segments;
+  }
+
+ private:
+  const CutTree& tree_;
+  std::vector<int32_t> parent_;
+  std::unique_ptr<CutSums[]> sums_;
+};
+
+// Halves [low, high] until they are neighbours; `high` holds the budget. Three halvings in one pass: their seven
+// middles lie at [1] (the first), [2, 3] (the second, below and above it) and [4, 7].
+uint32_t least_strength(Counter& counter, int64_t max_tokens, uint32_t low, uint32_t high) {
+  while (high - low > 1) {
+    std::array<uint32_t, kStrengths> lows{0, low}, highs{0, high}, middle{};
+    std::array<float, kStrengths> strengths{};
+    for (size_t i = 1; i < kStrengths; ++i) {
+      middle[i] = lows[i] + (highs[i] - lows[i]) / 2;
+      strengths[i] = std::bit_cast<float>(middle[i]);
+      if (2 * i + 1 >= kStrengths) continue;
+      lows[2 * i] = lows[i], highs[2 * i] = middle[i];
+      lows[2 * i + 1] = middle[i], highs[2 * i + 1] = highs[i];
+    }
+    const auto segments = counter.count(strengths);
+    for (size_t i = 1; i < kStrengths && high - low > 1;) {
+      const bool holds = segments[i] <= max_tokens;
+      (holds ? high : low) = middle[i];
+      i = 2 * i + (holds ? 0 : 1);
+    }
+  }
+  return high;
+}
+
 // The least strength, as a float32, whose cut holds the budget: non-negative floats are ordered as their bits are, so
 // 31 halvings find it. Leaves that cut in `cut.kept`.
 float choose(Cut& cut, const CutOptions& options) {
@@ -137,9 +194,14 @@ float choose(Cut& cut, const CutOptions& options) {
     return largest;
   }
   uint32_t low = std::bit_cast<uint32_t>(options.strength), high = std::bit_cast<uint32_t>(largest);
-  while (high - low > 1) {
-    const uint32_t middle = low + (high - low) / 2;
-    (holds(std::bit_cast<float>(middle)) ? high : low) = middle;
+  if (!options.greedy) {
+    Counter counter(cut.tree);
+    high = least_strength(counter, options.max_tokens, low, high);
+  } else {
+    while (high - low > 1) {
+      const uint32_t middle = low + (high - low) / 2;
+      (holds(std::bit_cast<float>(middle)) ? high : low) = middle;
+    }
   }
   holds(std::bit_cast<float>(high));
   return std::bit_cast<float>(high);
@@ -174,14 +236,15 @@ void cut_image(const CutTree& tree, const CutOptions& options, int32_t* segment,
   *count = next;
   // The relaxed cut: reach = probability that every ancestor is split.
   cut.optimal(*strength);
-  std::vector<double> reach(tree.nodes, 0.0);
+  std::vector<double> reach(tree.nodes, 0.0), split(tree.nodes, 0.0);
   for (int64_t v = tree.nodes - 1; v >= 0; --v) {
     probability[v] = T(0);
     if (!tree.used[v]) continue;
     const int64_t p = tree.parent[v];
-    reach[v] = p < 0 ? 1.0 : reach[p] * sigmoid((cut.cost[p] - cut.below[p]) / options.temperature);
-    const double stays = v < tree.leaves ? 1.0 : sigmoid((cut.below[v] - cut.cost[v]) / options.temperature);
-    probability[v] = T(stays * reach[v]);
+    reach[v] = p < 0 ? 1.0 : reach[p] * split[p];
+    const Shares shares = v < tree.leaves ? Shares{0.0, 1.0} : cut.shares(v, options.temperature);
+    split[v] = shares.split;
+    probability[v] = T(shares.stays * reach[v]);
   }
 }
 
@@ -229,19 +292,21 @@ void cut_image_backward(const CutTree& tree, double strength, double temperature
   Cut cut(tree);
   cut.optimal(strength);
   const int64_t nodes = tree.nodes;
-  std::vector<double> reach(nodes, 0.0), split(nodes, 0.0), grad_reach(nodes, 0.0), grad_gap(nodes, 0.0);
+  std::vector<double> reach(nodes, 0.0), split(nodes, 0.0), stays(nodes, 0.0), grad_reach(nodes, 0.0),
+      grad_gap(nodes, 0.0);
   for (int64_t v = nodes - 1; v >= 0; --v) {
     if (!tree.used[v]) continue;
     const int64_t p = tree.parent[v];
     reach[v] = p < 0 ? 1.0 : reach[p] * split[p];
-    split[v] = v < tree.leaves ? 0.0 : sigmoid((cut.cost[v] - cut.below[v]) / temperature);
+    const Shares shares = v < tree.leaves ? Shares{0.0, 1.0} : cut.shares(v, temperature);
+    split[v] = shares.split;
+    stays[v] = shares.stays;
   }
   std::vector<double> grad_below(nodes, 0.0);  // sum of the children's derivatives to reach
   for (int64_t v = 0; v < nodes; ++v) {
     if (!tree.used[v]) continue;
-    const double stays = v < tree.leaves ? 1.0 : sigmoid((cut.below[v] - cut.cost[v]) / temperature);
-    grad_reach[v] = double(grad[v]) * stays + split[v] * grad_below[v];
-    grad_gap[v] = reach[v] * (double(grad[v]) - grad_below[v]) * stays * split[v] / temperature;
+    grad_reach[v] = double(grad[v]) * stays[v] + split[v] * grad_below[v];
+    grad_gap[v] = reach[v] * (double(grad[v]) - grad_below[v]) * stays[v] * split[v] / temperature;
     if (tree.parent[v] >= 0) grad_below[tree.parent[v]] += grad_reach[v];
   }
   std::vector<double> grad_best(nodes, 0.0);

@@ -1,6 +1,7 @@
 #include "cpu/levels/connected_components_kernels.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "connected_components.h"
 #include "cpu/levels/label_rows.h"
@@ -126,13 +127,60 @@ void row_values(const Strip& strip, int64_t y, const int32_t* value, int32_t* va
   for (int32_t i = 0; i < count; ++i) values[i] = part[i] < 0 ? -1 : value[part[i]];
 }
 
-// sums [C] += the sums over `size` pixels of `block` <= 4 channels.
+// sums [block] += the sums over the pixels [begin, end) of `block` <= 4 planes.
 template <int block, typename scalar_t>
 DHVT_HD void sum_run(const scalar_t* const* plane, int64_t step, int64_t begin, int64_t end, double* sums) {
   double sum[block] = {};
   for (int64_t x = begin; x < end; ++x)
     for (int c = 0; c < block; ++c) sum[c] += acc_t<scalar_t>(plane[c][x * step]);
   for (int c = 0; c < block; ++c) sums[c] += sum[c];
+}
+
+#ifdef __AVX2__
+// The same for rows of floats, pixels side by side in memory: without a branch that depends on the length of a short
+// run. Pixels past the end add 0, which changes no sum; planes past the block repeat its last one.
+template <int block>
+DHVT_HD void sum_dense_run(const float* const* plane, int64_t begin, int64_t end, double* sums) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  __m256d sum = _mm256_setzero_pd();
+  for (int64_t x = begin; x < end; x += 8) {
+    const __m256i inside = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(end - x)), lane);
+    const auto load = [&](int c) { return _mm256_maskload_ps(plane[c < block ? c : block - 1] + x, inside); };
+    const __m256 low01 = _mm256_unpacklo_ps(load(0), load(1)), high01 = _mm256_unpackhi_ps(load(0), load(1));
+    const __m256 low23 = _mm256_unpacklo_ps(load(2), load(3)), high23 = _mm256_unpackhi_ps(load(2), load(3));
+    const auto join = [](__m256 a, __m256 b, bool high) {
+      const __m256d p = _mm256_castps_pd(a), q = _mm256_castps_pd(b);
+      return _mm256_castpd_ps(high ? _mm256_unpackhi_pd(p, q) : _mm256_unpacklo_pd(p, q));
+    };
+    // pixels[i]: the planes of pixel x + i, then those of pixel x + i + 4.
+    const __m256 pixels[4] = {join(low01, low23, false), join(low01, low23, true), join(high01, high23, false),
+                              join(high01, high23, true)};
+    for (int i = 0; i < 4; ++i) sum = _mm256_add_pd(sum, _mm256_cvtps_pd(_mm256_castps256_ps128(pixels[i])));
+    for (int i = 0; i < 4; ++i) sum = _mm256_add_pd(sum, _mm256_cvtps_pd(_mm256_extractf128_ps(pixels[i], 1)));
+  }
+  alignas(32) double values[4];
+  _mm256_store_pd(values, sum);
+  for (int c = 0; c < block; ++c) sums[c] += values[c];
+}
+#endif
+
+template <int block, typename scalar_t>
+DHVT_HD void sum_row(const Strip& strip, const int32_t* slot, const int32_t* runs, int32_t count,
+                     const scalar_t* const* plane, int64_t step, int64_t channels, double* sums) {
+  for (int32_t k = 0; k < count; ++k) {
+    const int32_t i = runs[k];
+    const int64_t begin = strip.begin[i], end = strip.begin[i + 1];
+    double* out = sums + slot[strip.first_part + strip.part[i]] * channels;
+#ifdef __AVX2__
+    if constexpr (std::is_same_v<scalar_t, float>) {
+      if (step == 1) {
+        sum_dense_run<block>(plane, begin, end, out);
+        continue;
+      }
+    }
+#endif
+    sum_run<block>(plane, step, begin, end, out);
+  }
 }
 
 }  // namespace
@@ -249,15 +297,13 @@ void sum_strip(const ImageView<const scalar_t>& features, int64_t b, int64_t top
       const auto block = static_cast<int>(std::min<int64_t>(4, channels - c0));
       const scalar_t* plane[4];
       for (int c = 0; c < 4; ++c) plane[c] = row + std::min(c0 + c, channels - 1) * features.channel_stride;
-      for (int32_t k = 0; k < count; ++k) {
-        const int32_t i = runs[k];
-        const int64_t begin = strip.begin[i], end = strip.begin[i + 1];
-        double* out = sums + slot[strip.first_part + strip.part[i]] * channels + c0;
-        if (block == 4) sum_run<4>(plane, step, begin, end, out);
-        if (block == 3) sum_run<3>(plane, step, begin, end, out);
-        if (block == 2) sum_run<2>(plane, step, begin, end, out);
-        if (block == 1) sum_run<1>(plane, step, begin, end, out);
-      }
+      const auto sum = [&](auto size) {
+        sum_row<decltype(size)::value>(strip, slot, runs, count, plane, step, channels, sums + c0);
+      };
+      if (block == 4) sum(std::integral_constant<int, 4>{});
+      if (block == 3) sum(std::integral_constant<int, 3>{});
+      if (block == 2) sum(std::integral_constant<int, 2>{});
+      if (block == 1) sum(std::integral_constant<int, 1>{});
     }
   }
 }
