@@ -20,6 +20,7 @@ from .scene import CELL, CLUSTERING, TOKENS, Scene
 
 FORWARD, BACKWARD = "forward", "forward+backward"
 BUDGET = 196
+RAGGED_IMAGES = 64
 MIN_SIZE = -(-(CELL**2) // 8)
 
 
@@ -344,10 +345,10 @@ def segment_gather(s: Scene) -> Work:
     )
 
 
-@operator("64x384x1x14518", backward=True)
+@operator("1x384x1x14518", backward=True)
 def ragged_pool(s: Scene) -> Work:
     """14,518 tokens of 384 numbers, pooled over 64 images of unequal length: segment_pool of an image of one row."""
-    rows, images = s.width, s.batch
+    rows, images = s.width, RAGGED_IMAGES
     generator = torch.Generator().manual_seed(0)
     ends = torch.randperm(rows - 1, generator=generator)[: images - 1].sort().values + 1
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), ends, torch.tensor([rows])]).to(s.device)

@@ -137,7 +137,7 @@ TARGETS = (
         "ragged pooling, 14,518 x 384: speed over embedding_bag's",
         1,
         "x",
-        lambda r: _ratio(r, "ragged_pool-forward-64x384x1x14518", "embedding_bag"),
+        lambda r: _ratio(r, "ragged_pool-forward-1x384x1x14518", "embedding_bag"),
     ),
     Target(
         "tokenizer, soft leaves, sRGB to partition, one 224 px image",
