@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dhvt_kernels as dk
+from dhvt_kernels import _native
 from dhvt_kernels._schema import ops
 from dhvt_kernels.ops.connected_components import connected_components
 
@@ -273,6 +274,19 @@ def test_layouts_and_dtypes(layout, dtype):
 def test_label_maps(name, largest_only):
     labels = label_maps(2, 66, 20, 5)[name]
     both(labels, torch.rand(2, 3, 66, 20), 7, largest_only)
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 15, 16, 17, 63, 64, 65, 127, 128, 130])
+@pytest.mark.parametrize("level", _native.cpu_levels())
+def test_widths_around_whole_vectors_and_words(level, width):
+    best = _native.cpu_level()
+    _native.use_cpu_level(level)
+    try:
+        for num_labels in (2, 40):
+            labels = torch.randint(-1, num_labels, (1, 35, width), dtype=torch.int32)
+            both(labels.repeat_interleave(2, 2)[..., :width].contiguous(), torch.rand(1, 5, 35, width), 4, True)
+    finally:
+        _native.use_cpu_level(best)
 
 
 def test_padding_changes_nothing(backend):

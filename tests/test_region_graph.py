@@ -55,6 +55,15 @@ def test_several_strips(backend, side):
         assert torch.equal(a, e)
 
 
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 130])
+def test_widths_around_whole_vectors_and_words(backend, width):
+    labels = torch.randint(-1, 9, (1, 6, width), dtype=torch.int32).repeat_interleave(3, 2)[..., :width].contiguous()
+    graph = region_graph(labels, num_segments=8, capacity=28)  # label 8 is outside
+    expected = brute_force(labels[0], 8)
+    edges = [tuple(edge) for edge in graph.edges[0, : graph.counts[0]].tolist()]
+    assert dict(zip(edges, graph.lengths[0].tolist(), strict=False)) == expected
+
+
 def test_known_answer(backend):
     labels = torch.tensor([[[0, 0, 1], [0, 2, 1], [-1, 2, 2]]], dtype=torch.int32)
     graph = region_graph(labels, num_segments=3)

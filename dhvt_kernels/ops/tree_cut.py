@@ -132,10 +132,10 @@ def tree_cut(
     Note:
         Gradients flow from `probability` and `expected_tokens` to `likelihood` and `penalty`, with the strength held
         constant and through best(v) by its argmin; there is no double backward. All arithmetic is in float64 and
-        deterministic. One pass over the tree costs O(V), a budget at most 32 of them: it halves an interval of float32
-        numbers, ordered as their bits, down to two neighbours. Cuts at rising strength are nested if no penalty exceeds
-        the sum of the children's. If even the largest strength does not hold the budget, as with more roots than N,
-        the roots are the cut, with that strength.
+        deterministic. One pass over the tree costs O(V), a budget at most 34 of them (`"optimal"`: 14): it halves an
+        interval of float32 numbers, ordered as their bits, down to two neighbours. Cuts at rising strength are nested
+        if no penalty exceeds the sum of the children's. If even the largest strength does not hold the budget, as with
+        more roots than N, the roots are the cut, with that strength.
 
         A likelihood of NaN or infinity counts 0 in a leaf, and the children's sum + 1e15 above: a region that holds NaN
         merges only when a budget forces it, and the rest of the image is cut as usual. No gradient flows there.

@@ -137,8 +137,8 @@ DHVT_HD void sum_run(const scalar_t* const* plane, int64_t step, int64_t begin, 
 }
 
 #ifdef __AVX2__
-// The same for rows of floats, pixels side by side in memory: without a branch that depends on the length of a short
-// run. Pixels past the end add 0, which changes no sum; planes past the block repeat its last one.
+// The same for rows of floats, pixels side by side in memory: without a branch for each pixel of a short run. Pixels
+// past the end add 0, which changes no sum; planes past the block repeat its last one.
 template <int block>
 DHVT_HD void sum_dense_run(const float* const* plane, int64_t begin, int64_t end, double* sums) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -156,6 +156,7 @@ DHVT_HD void sum_dense_run(const float* const* plane, int64_t begin, int64_t end
     const __m256 pixels[4] = {join(low01, low23, false), join(low01, low23, true), join(high01, high23, false),
                               join(high01, high23, true)};
     for (int i = 0; i < 4; ++i) sum = _mm256_add_pd(sum, _mm256_cvtps_pd(_mm256_castps256_ps128(pixels[i])));
+    if (end - x <= 4) break;  // most runs are short
     for (int i = 0; i < 4; ++i) sum = _mm256_add_pd(sum, _mm256_cvtps_pd(_mm256_extractf128_ps(pixels[i], 1)));
   }
   alignas(32) double values[4];

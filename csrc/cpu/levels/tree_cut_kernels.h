@@ -9,10 +9,13 @@ namespace dhvt {
 
 constexpr int kStrengths = 8;
 
+typedef double StrengthDoubles __attribute__((vector_size(kStrengths * sizeof(double))));
+typedef int64_t StrengthCounts __attribute__((vector_size(kStrengths * sizeof(int64_t))));
+
 // What the inner nodes and two more gather from their children: the cost of the best cut, and its segments.
-struct alignas(64) CutSums {
-  double cost[kStrengths];
-  int64_t segments[kStrengths];
+struct CutSums {
+  StrengthDoubles cost;
+  StrengthCounts segments;
 };
 
 // The segments of the cut of least cost at each of the strengths [kStrengths]. parent [V]: number of an inner node from
