@@ -39,7 +39,8 @@ struct LabelMap {
 // What `find_runs` fills: room for every pixel of a tile in each array.
 struct TileRuns {
   Run* runs;
-  int32_t* labels;  // [slots]: the label of each slot
+  int32_t* labels;    // [slots]: the label of each slot
+  int32_t* boundary;  // [runs]: neighbours of the run's pixels in other segments; only of find_shapes
   SlotEntry* table;
   uint32_t stamp;
   int64_t num_runs, num_slots;

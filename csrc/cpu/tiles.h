@@ -31,12 +31,12 @@ struct TilePlan {
   }
 };
 
-// About 32 tiles per image, so that every core has some; at most kTileColumns, so that the segments that a row meets stay
+// About 16 tiles per image, so that every core has some; at most kTileColumns, so that the segments that a row meets stay
 // in the cache until the next row; at most 16 K pixels.
 inline TilePlan plan_tiles(int64_t batch, int64_t height, int64_t width) {
   const auto parts = [](int64_t size, int64_t most) { return (size + most - 1) / most; };
   if (height == 0 || width == 0) return {batch, height, width, 1, 1, 0, 0};
-  const int64_t pixels = std::clamp<int64_t>(height * width / 32, 1024, 16384);
+  const int64_t pixels = std::clamp<int64_t>(height * width / 16, 1024, 16384);
   const int64_t columns = (parts(width, parts(width, kTileColumns)) + 15) / 16 * 16;
   const int64_t rows = std::clamp<int64_t>(pixels / std::min(columns, width), 1, height);
   return {batch, height, width, rows, columns, parts(height, rows), parts(width, columns)};
@@ -53,11 +53,12 @@ class RunScratch {
   RunScratch(const TilePlan& plan, int64_t num_segments)
       : table_(static_cast<SlotEntry*>(std::calloc(std::max<int64_t>(num_segments, 1), sizeof(SlotEntry)))),
         runs_(uninitialized<Run>(plan.most_pixels())),
-        labels_(uninitialized<int32_t>(plan.most_pixels())) {
+        labels_(uninitialized<int32_t>(plan.most_pixels())),
+        boundary_(uninitialized<int32_t>(plan.most_pixels())) {
     if (!table_) throw std::bad_alloc();
   }
 
-  TileRuns next_tile() { return {runs_.get(), labels_.get(), table_.get(), ++stamp_, 0, 0}; }
+  TileRuns next_tile() { return {runs_.get(), labels_.get(), boundary_.get(), table_.get(), ++stamp_, 0, 0}; }
 
  private:
   struct Free {
@@ -65,7 +66,7 @@ class RunScratch {
   };
   std::unique_ptr<SlotEntry, Free> table_;
   std::unique_ptr<Run[]> runs_;
-  std::unique_ptr<int32_t[]> labels_;
+  std::unique_ptr<int32_t[]> labels_, boundary_;
   uint32_t stamp_ = 0;
 };
 

@@ -62,18 +62,17 @@ DHVT_HD V keep(const V& v, const M& mask) {
 }
 
 template <typename V, int... i>
-DHVT_HD auto halves_added(const V& v, std::integer_sequence<int, i...>) {
-  return __builtin_shufflevector(v, v, i...) + __builtin_shufflevector(v, v, (i + int(sizeof...(i)))...);
+DHVT_HD V neighbours_added(const V& a, const V& b, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(a, b, (2 * i)...) + __builtin_shufflevector(a, b, (2 * i + 1)...);
 }
 
-// The sum of all lanes, half onto half.
+// Lane i of the result is the sum of all lanes of v[i]. v [lanes], overwritten
 template <typename V>
-DHVT_HD auto sum_lanes(const V& v) {
-  constexpr int count = sizeof(V) / sizeof(v[0]);
-  if constexpr (count == 2)
-    return v[0] + v[1];
-  else
-    return sum_lanes(halves_added(v, std::make_integer_sequence<int, count / 2>{}));
+DHVT_HD V sums_of(V* v) {
+  constexpr int count = sizeof(V) / sizeof(v[0][0]);
+  for (int n = count / 2; n > 0; n /= 2)
+    for (int i = 0; i < n; ++i) v[i] = neighbours_added(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, count>{});
+  return v[0];
 }
 
 }  // namespace dhvt

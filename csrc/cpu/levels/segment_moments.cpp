@@ -20,27 +20,22 @@ struct Sums {
   acc shift[G];
 };
 
-template <typename acc>
-void finish(acc n, acc shift, acc s1, acc s2, acc& mean, acc& m2) {
-  const acc offset = s1 / n;
-  const acc rest = s2 - s1 * offset;
+// n, shift, s1 and s2 of one segment, or of several in lanes -> mean and m2.
+template <typename V>
+DHVT_HD void finish(const V& n, const V& shift, const V& s1, const V& s2, V& mean, V& m2) {
+  const V offset = s1 / n;
+  const V rest = s2 - s1 * offset;
   mean = shift + offset;
-  m2 = rest < 0 ? acc(0) : rest;  // NaN stays
+  m2 = rest < 0 ? V{} : rest;  // NaN stays
 }
 
-// value [G]: the first pixel of the run in each row.
+// The shift is the median of three pixels of the first run: one outlier does not move it.
 template <typename V, typename acc, int G>
 DHVT_HD void start(const acc* const* value, int64_t n, Sums<V, acc, G>& sums) {
   for (int g = 0; g < G; ++g) {
+    const acc a = value[g][0], b = value[g][n / 2], c = value[g][n - 1];
     sums.s1[g] = sums.s2[g] = V{};
-    if constexpr (std::is_same_v<V, acc>) {
-      sums.shift[g] = value[g][0];
-    } else {
-      constexpr int64_t lanes = Lanes<acc>::count;
-      const acc first = value[g][0];
-      const V d = keep(load_lanes<V>(value[g]) - first, first_lanes<acc>(n));
-      sums.shift[g] = first + sum_lanes(d) / static_cast<acc>(std::min(n, lanes));
-    }
+    sums.shift[g] = std::max(std::min(a, b), std::min(std::max(a, b), c));
   }
 }
 
@@ -52,7 +47,8 @@ DHVT_HD void add(const acc* const* value, int64_t n, Sums<V, acc, G>& sums) {
     s1[g] = sums.s1[g];
     s2[g] = sums.s2[g];
   }
-  for (int64_t i = 0; i < n; i += lanes) {
+  int64_t i = 0;
+  do {
     for (int g = 0; g < G; ++g) {
       V d;
       if constexpr (lanes == 1)
@@ -62,7 +58,8 @@ DHVT_HD void add(const acc* const* value, int64_t n, Sums<V, acc, G>& sums) {
       s1[g] += d;
       s2[g] += d * d;
     }
-  }
+    i += lanes;
+  } while (i < n);
   for (int g = 0; g < G; ++g) {
     sums.s1[g] = s1[g];
     sums.s2[g] = s2[g];
@@ -90,19 +87,32 @@ void add_planes(const ImageView<const scalar_t>& view, const Tile& tile, const T
     if (run.slot == known) start(value, run.length, slots[known++]);
     add(value, run.length, slots[run.slot]);
   }
-  for (int64_t slot = 0; slot < found.num_slots; ++slot)
+  constexpr int lanes = sizeof(V) / sizeof(acc);
+  for (int64_t slot = 0; slot < found.num_slots; slot += lanes)
     for (int g = 0; g < G; ++g) {
-      const Sums<V, acc, G>& sums = slots[slot];
-      acc s1, s2;
-      if constexpr (std::is_same_v<V, acc>) {
-        s1 = sums.s1[g];
-        s2 = sums.s2[g];
+      acc mean[lanes], m2[lanes];
+      const int64_t real = std::min<int64_t>(lanes, found.num_slots - slot);
+      if constexpr (lanes == 1) {
+        const Sums<V, acc, G>& sums = slots[slot];
+        finish(acc(counts[slot]), sums.shift[g], sums.s1[g], sums.s2[g], mean[0], m2[0]);
       } else {
-        s1 = sum_lanes(sums.s1[g]);
-        s2 = sum_lanes(sums.s2[g]);
+        V s1[lanes], s2[lanes], n, shift, mean_lanes, m2_lanes;
+        for (int l = 0; l < lanes; ++l) {  // lanes past the last slot repeat it
+          const int64_t of = slot + std::min<int64_t>(l, real - 1);
+          s1[l] = slots[of].s1[g];
+          s2[l] = slots[of].s2[g];
+          n[l] = static_cast<acc>(counts[of]);
+          shift[l] = slots[of].shift[g];
+        }
+        finish(n, shift, sums_of(s1), sums_of(s2), mean_lanes, m2_lanes);
+        store_lanes(mean, mean_lanes);
+        store_lanes(m2, m2_lanes);
       }
-      acc* mean = out + slot * 2 * view.channels + first + g;
-      finish(acc(counts[slot]), sums.shift[g], s1, s2, mean[0], mean[view.channels]);
+      for (int64_t l = 0; l < real; ++l) {
+        acc* target = out + (slot + l) * 2 * view.channels + first + g;
+        target[0] = mean[l];
+        target[view.channels] = m2[l];
+      }
     }
 }
 
