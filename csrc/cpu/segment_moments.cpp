@@ -22,8 +22,8 @@ void join_shapes(SegmentShape& a, const SegmentShape& b) {
 }
 
 // One task per tile: sums relative to a value near the mean give mean and m2 of every segment in it. The tiles are then
-// joined in order by the pairwise formula, one task per range of segments. Reads 4 + C s bytes per pixel, and the labels
-// of the rows above and below from the cache.
+// joined in order by the pairwise formula, one task per range of segments. Reads 4 + C s bytes per pixel, and the
+// labels of the rows above and below from the cache.
 template <typename scalar_t>
 void reduce(const Tensor& features, const Tensor& labels, int64_t num_segments, const Tensor& count, const Tensor& mean,
             const Tensor& m2, const Tensor& centroid, const Tensor& box, const Tensor& boundary) {
@@ -34,8 +34,8 @@ void reduce(const Tensor& features, const Tensor& labels, int64_t num_segments, 
   const TilePlan plan = plan_tiles(view.batch, view.height, view.width);
   const auto shapes_of_tile = DHVT_AT_LEVEL(find_shapes);
   const auto of_tile = DHVT_AT_LEVEL(moments_of_tile<scalar_t>);
-  std::vector<TileResult<acc>> moments(plan.count());                         // [tiles][slots][2][C]
-  std::vector<std::unique_ptr<SegmentShape[]>> shapes(plan.count());          // [tiles][slots]
+  std::vector<TileResult<acc>> moments(plan.count());                 // [tiles][slots][2][C]
+  std::vector<std::unique_ptr<SegmentShape[]>> shapes(plan.count());  // [tiles][slots]
   torch::stable::parallel_for(0, plan.count(), 1, [&](int64_t first, int64_t last) {
     RunScratch scratch(plan, num_segments);
     const auto found_shapes = uninitialized<SegmentShape>(plan.most_pixels());

@@ -31,8 +31,8 @@ struct TilePlan {
   }
 };
 
-// About 16 tiles per image, so that every core has some; at most kTileColumns, so that the segments that a row meets stay
-// in the cache until the next row; at most 16 K pixels.
+// About 16 tiles per image, so that every core has some; at most kTileColumns, so that the segments that a row meets
+// stay in the cache until the next row; at most 16 K pixels.
 inline TilePlan plan_tiles(int64_t batch, int64_t height, int64_t width) {
   const auto parts = [](int64_t size, int64_t most) { return (size + most - 1) / most; };
   if (height == 0 || width == 0) return {batch, height, width, 1, 1, 0, 0};
@@ -96,8 +96,8 @@ struct TileResult {
   }
 };
 
-// Calls body(segment, tile, slot) for every slot of every tile, segment = b K + k; for one segment always from the first
-// tile to the last. Then finish(first, last) for the range of segments. One task per image and range.
+// Calls body(segment, tile, slot) for every slot of every tile, segment = b K + k; for one segment always from the
+// first tile to the last. Then finish(first, last) for the range of segments. One task per image and range.
 template <typename Value, typename Body, typename Finish>
 void combine(const TilePlan& plan, const std::vector<TileResult<Value>>& results, int64_t num_segments,
              const Body& body, const Finish& finish) {

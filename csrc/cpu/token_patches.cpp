@@ -1,89 +1,46 @@
 // Boxes of the image resampled to P x P, with the share of the samples that belong to the segment.
-#include "../token_patches.h"
-
 #include <algorithm>
 
-#include "../common.h"
+#include "common.h"
+#include "cpu/levels/token_patches_kernels.h"
 
 namespace dhvt {
 namespace {
 
-// The P samples of a box along one axis: the two pixels of each, clamped to the image, and the share of the second.
-template <typename acc>
-struct Axis {
-  std::vector<int64_t> low, high;
-  std::vector<acc> share;
-
-  explicit Axis(int64_t size) : low(size), high(size), share(size) {}
-
-  void set(int32_t first, int32_t last, int64_t limit) {
-    const int64_t size = static_cast<int64_t>(low.size());
-    AxisWalk walk = axis_walk(first, last, size);
-    for (int64_t i = 0; i < size; ++i, walk.advance()) {
-      low[i] = clamp_index(walk.position, limit);
-      high[i] = clamp_index(walk.position + (walk.remainder > 0), limit);
-      share[i] = acc(walk.remainder) / acc(walk.denominator);
-    }
-  }
-};
-
 bool is_empty(const int32_t* box) { return box[2] < box[0] || box[3] < box[1]; }
 
-// One row resampled along x: the two pixels of each sample are fetched first, then all are mixed at once, without a
-// branch per sample. value(x) is a pixel. scratch [2 P], out [P].
-template <typename acc, typename Value>
-void resample_row(const Axis<acc>& x, const Value& value, acc* __restrict scratch, acc* __restrict out) {
-  const int64_t size = static_cast<int64_t>(x.low.size());
-  const int64_t *low = x.low.data(), *high = x.high.data();
-  const acc* __restrict share = x.share.data();
-  for (int64_t j = 0; j < size; ++j) {
-    scratch[j] = value(low[j]);
-    scratch[size + j] = value(high[j]);
-  }
-  for (int64_t j = 0; j < size; ++j) {
-    const acc mixed = (acc(1) - share[j]) * scratch[j] + share[j] * scratch[size + j];
-    out[j] = share[j] > 0 ? mixed : scratch[j];
-  }
-}
+// The arrays of one worker.
+template <typename acc>
+class Scratch {
+ public:
+  explicit Scratch(int64_t size)
+      : padded_((size + kPatchPadding - 1) / kPatchPadding * kPatchPadding),
+        places_(6 * padded_),
+        numbers_(6 * padded_) {}
 
-// Bilinear resampling of one plane in two steps: rows are resampled along x once each and kept while neighbouring
-// samples need them, then mixed along y. row_of(y) gives a function x -> value. scratch [4 P], out [P,P].
-template <typename scalar_t, typename acc, typename RowOf>
-void resample(const Axis<acc>& y, const Axis<acc>& x, acc* scratch, const RowOf& row_of, scalar_t* __restrict out) {
-  const int64_t size = static_cast<int64_t>(x.low.size());
-  acc *first = scratch, *second = scratch + size, *fetched = scratch + 2 * size;
-  int64_t in_first = -1, in_second = -1;
-  for (int64_t i = 0; i < size; ++i, out += size) {
-    if (y.low[i] == in_second) {
-      std::swap(first, second);
-      std::swap(in_first, in_second);
-    }
-    if (y.low[i] != in_first) resample_row(x, row_of(in_first = y.low[i]), fetched, first);
-    const acc* __restrict a = first;
-    const acc t = y.share[i], rest = acc(1) - t;
-    if (t == 0) {  // not 1 * a + 0 * b, which is NaN where b is not finite
-      for (int64_t j = 0; j < size; ++j) out[j] = scalar_t(a[j]);
-      continue;
-    }
-    if (y.high[i] != in_second) resample_row(x, row_of(in_second = y.high[i]), fetched, second);
-    const acc* __restrict b = second;
-    for (int64_t j = 0; j < size; ++j) out[j] = scalar_t(rest * a[j] + t * b[j]);
+  PatchScratch<acc> get() {
+    const auto place = [&](int64_t i) { return places_.data() + i * padded_; };
+    const auto number = [&](int64_t i) { return numbers_.data() + i * padded_; };
+    return {{place(0), place(1), number(0)}, {place(2), place(3), number(1)}, place(4), place(5), number(2)};
   }
-}
+
+ private:
+  int64_t padded_;
+  std::vector<int64_t> places_;
+  std::vector<acc> numbers_;
+};
 
 // One task per box. Reads each pixel of a box at most once per channel, writes b (C + 1) P^2 bytes.
 // label [B,H,W], box [B,K,4] -> patches [B,K,C,P,P], masks [B,K,1,P,P].
 template <typename scalar_t>
 void patches_of(const ImageView<const scalar_t>& image, const int32_t* label, const int32_t* box, int64_t num_segments,
                 int64_t size, scalar_t* patches, scalar_t* masks) {
-  using acc = acc_t<scalar_t>;
   const int64_t area = size * size, channels = image.channels;
-  torch::stable::parallel_for(0, image.batch * num_segments, 1, [&](int64_t begin, int64_t end) {
-    Axis<acc> y(size), x(size), x_offset(size);
-    std::vector<acc> scratch(4 * size);
-    const acc share_of[2] = {0, 1};
+  const auto of_box = DHVT_AT_LEVEL(patch_of_box<scalar_t>);
+  torch::stable::parallel_for(0, image.batch * num_segments, 16, [&](int64_t begin, int64_t end) {
+    Scratch<acc_t<scalar_t>> scratch(size);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / num_segments, k = task % num_segments;
+      const int64_t b = task / num_segments;
       const int32_t* corner = box + task * 4;
       scalar_t* patch = patches + task * channels * area;
       scalar_t* mask = masks + task * area;
@@ -92,29 +49,8 @@ void patches_of(const ImageView<const scalar_t>& image, const int32_t* label, co
         std::fill(mask, mask + area, scalar_t(0));
         continue;
       }
-      y.set(corner[0], corner[2], image.height);
-      x.set(corner[1], corner[3], image.width);
-      for (int64_t j = 0; j < size; ++j) {  // memory offsets in place of columns
-        x_offset.low[j] = x.low[j] * image.column_stride;
-        x_offset.high[j] = x.high[j] * image.column_stride;
-      }
-      x_offset.share = x.share;
-      for (int64_t c = 0; c < channels; ++c) {
-        const scalar_t* plane = image.data + b * image.batch_stride + c * image.channel_stride;
-        resample(
-            y, x_offset, scratch.data(),
-            [&](int64_t row) {
-              return [pixel = plane + row * image.row_stride](int64_t offset) { return acc(pixel[offset]); };
-            },
-            patch + c * area);
-      }
-      const int32_t* labels = label + b * image.height * image.width;
-      resample(
-          y, x, scratch.data(),
-          [&](int64_t row) {
-            return [=, of_row = labels + row * image.width](int64_t column) { return share_of[of_row[column] == k]; };
-          },
-          mask);
+      of_box(image, label + b * image.height * image.width, corner, b, task % num_segments, size, scratch.get(), patch,
+             mask);
     }
   });
 }
@@ -137,9 +73,9 @@ std::tuple<Tensor, Tensor> token_patches(const Tensor& image, const Tensor& labe
   return {patches, masks};
 }
 
-constexpr int64_t kBand = 64;  // rows per task of the backward
+constexpr int64_t kBand = 32;  // rows per task of the backward
 
-// The transpose of the resampling. One task per band of rows of one plane: it takes the boxes in order, so every pixel
+// The transpose of the resampling. One task per band of rows of an image: it takes the boxes in order, so every pixel
 // adds its samples in the same order whatever the number of threads, and no two tasks write the same pixel.
 // grad [B,K,C,P,P], box [B,K,4] -> out [B,C,H,W].
 template <typename scalar_t>
@@ -148,36 +84,29 @@ void scatter_patches(const scalar_t* grad, const int32_t* box, int64_t num_segme
   using acc = acc_t<scalar_t>;
   const int64_t area = size * size, channels = out.channels, height = out.height, width = out.width;
   const int64_t bands = width > 0 ? (height + kBand - 1) / kBand : 0;
-  torch::stable::parallel_for(0, out.batch * channels * bands, 1, [&](int64_t begin, int64_t end) {
-    Axis<acc> y(size), x(size);
-    std::vector<acc> plane(kBand * width);
+  const auto add = DHVT_AT_LEVEL(add_patch_gradient<scalar_t>);
+  torch::stable::parallel_for(0, out.batch * bands, 1, [&](int64_t begin, int64_t end) {
+    Scratch<acc> scratch(size);
+    const auto [y, x, low, high, rows] = scratch.get();
+    std::vector<acc> planes(channels * kBand * width), spread(width);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / (channels * bands), c = task / bands % channels;
-      const int64_t top = task % bands * kBand, bottom = std::min(top + kBand, height);
-      std::fill(plane.begin(), plane.end(), acc(0));
+      const int64_t b = task / bands, top = task % bands * kBand, bottom = std::min(top + kBand, height);
+      std::fill(planes.begin(), planes.end(), acc(0));
       for (int64_t k = 0; k < num_segments; ++k) {
         const int32_t* corner = box + (b * num_segments + k) * 4;
         if (is_empty(corner) || clamp_index(corner[0], height) >= bottom || clamp_index(corner[2], height) < top)
           continue;
-        y.set(corner[0], corner[2], height);
-        x.set(corner[1], corner[3], width);
-        const scalar_t* patch = grad + ((b * num_segments + k) * channels + c) * area;
-        const auto add = [&](int64_t row, acc share, const scalar_t* values) {
-          if (row < top || row >= bottom || share == 0) return;
-          acc* target = plane.data() + (row - top) * width;
-          for (int64_t j = 0; j < size; ++j) {
-            const acc value = share * acc(values[j]);
-            target[x.low[j]] += (acc(1) - x.share[j]) * value;
-            if (x.share[j] > 0) target[x.high[j]] += x.share[j] * value;
-          }
-        };
-        for (int64_t i = 0; i < size; ++i) {
-          add(y.low[i], acc(1) - y.share[i], patch + i * size);
-          add(y.high[i], y.share[i], patch + i * size);
-        }
+        set_axis(y, corner[0], corner[2], size, height);
+        set_axis(x, corner[1], corner[3], size, width);
+        for (int64_t c = 0; c < channels; ++c)
+          add(grad + ((b * num_segments + k) * channels + c) * area, y, x, size, top, bottom, width, spread.data(),
+              planes.data() + c * kBand * width);
       }
-      scalar_t* target = out.data + (b * channels + c) * height * width + top * width;
-      for (int64_t i = 0; i < (bottom - top) * width; ++i) target[i] = scalar_t(plane[i]);
+      for (int64_t c = 0; c < channels; ++c) {
+        const acc* plane = planes.data() + c * kBand * width;
+        scalar_t* target = out.data + (b * channels + c) * height * width + top * width;
+        for (int64_t i = 0; i < (bottom - top) * width; ++i) target[i] = scalar_t(plane[i]);
+      }
     }
   });
 }

@@ -71,8 +71,8 @@ DHVT_HD uint64_t valid_bits(const int32_t* a, uint32_t limit, int64_t n) {
 }
 #endif
 
-// Calls on_word(x, n) for every 64 pixels of [left, right) of a row, then on_run(x, end, bits) for every run that ends in
-// them: `bits` are the pixels of the word up to the run's end.
+// Calls on_word(x, n) for every 64 pixels of [left, right) of a row, then on_run(x, end, bits) for every run that ends
+// in them: `bits` are the pixels of the word up to the run's end.
 template <typename OnWord, typename OnRun>
 DHVT_HD void for_each_run(const int32_t* row, int64_t left, int64_t right, const OnWord& on_word, const OnRun& on_run) {
   int64_t begin = left;

@@ -71,7 +71,8 @@ template <typename V>
 DHVT_HD V sums_of(V* v) {
   constexpr int count = sizeof(V) / sizeof(v[0][0]);
   for (int n = count / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) v[i] = neighbours_added(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, count>{});
+    for (int i = 0; i < n; ++i)
+      v[i] = neighbours_added(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, count>{});
   return v[0];
 }
 

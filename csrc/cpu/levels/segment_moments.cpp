@@ -120,8 +120,7 @@ template <typename V, typename scalar_t, typename acc>
 void add_all_planes(const ImageView<const scalar_t>& view, const Tile& tile, const TileRuns& found,
                     const int32_t* counts, char* scratch, acc* out) {
   int64_t c = 0;
-  for (; c + kGroup <= view.channels; c += kGroup)
-    add_planes<V, kGroup>(view, tile, found, c, counts, scratch, out);
+  for (; c + kGroup <= view.channels; c += kGroup) add_planes<V, kGroup>(view, tile, found, c, counts, scratch, out);
   if (view.channels - c == 3) add_planes<V, 3>(view, tile, found, c, counts, scratch, out);
   if (view.channels - c == 2) add_planes<V, 2>(view, tile, found, c, counts, scratch, out);
   if (view.channels - c == 1) add_planes<V, 1>(view, tile, found, c, counts, scratch, out);
@@ -311,11 +310,11 @@ void moments_backward_of_tile(const ImageView<const scalar_t>& view, const Label
   }
 }
 
-#define INSTANTIATE(scalar_t)                                                                                         \
-  template void moments_of_tile(const ImageView<const scalar_t>&, const Tile&, const TileRuns&, const int32_t*,       \
-                                char*, acc_t<scalar_t>*);                                                             \
-  template void moments_backward_of_tile(const ImageView<const scalar_t>&, const LabelMap&, const Tile&,              \
-                                         const acc_t<scalar_t>*, const acc_t<scalar_t>*, const int32_t*,              \
+#define INSTANTIATE(scalar_t)                                                                                          \
+  template void moments_of_tile(const ImageView<const scalar_t>&, const Tile&, const TileRuns&, const int32_t*, char*, \
+                                acc_t<scalar_t>*);                                                                     \
+  template void moments_backward_of_tile(const ImageView<const scalar_t>&, const LabelMap&, const Tile&,               \
+                                         const acc_t<scalar_t>*, const acc_t<scalar_t>*, const int32_t*,               \
                                          const acc_t<scalar_t>*, acc_t<scalar_t>*, const ImageView<scalar_t>&);
 INSTANTIATE(float)
 INSTANTIATE(double)

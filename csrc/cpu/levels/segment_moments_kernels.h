@@ -18,8 +18,8 @@ DHVT_PER_LEVEL(
     // Joins one more part [2][C] of `own` pixels to mean [C] and m2 [C] of `before` pixels.
     template <typename acc>
     void join_moments(int64_t channels, acc before, acc own, const acc* part, acc* mean, acc* m2);
-    // The gradient of the features of a tile. grad_mean, grad_m2, mean [K,C] and count [K] are those of the tile's image;
-    // scratch [C].
+    // The gradient of the features of a tile. grad_mean, grad_m2, mean [K,C] and count [K] are those of the tile's
+    // image; scratch [C].
     template <typename scalar_t>
     void moments_backward_of_tile(const ImageView<const scalar_t>& view, const LabelMap& labels, const Tile& tile,
                                   const acc_t<scalar_t>* grad_mean, const acc_t<scalar_t>* grad_m2,
