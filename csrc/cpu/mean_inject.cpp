@@ -1,51 +1,8 @@
 // The image with the mean of each segment replaced by its token: one pass for the means, one to write.
-#include "segment_sum.h"
+#include "cpu/segment_sum.h"
 
 namespace dhvt {
 namespace {
-
-// One task per strip: out = image + shift of the pixel's segment, in the layout of the output (a copy where a pixel has
-// no segment). Reads and writes b C bytes per pixel. shift [B,K,C], label [B,H,W].
-template <typename scalar_t>
-void add_shift(const ImageView<const scalar_t>& image, const acc_t<scalar_t>* shift, const int32_t* label,
-               int64_t num_segments, const ImageView<scalar_t>& out) {
-  using acc = acc_t<scalar_t>;
-  const int64_t channels = image.channels;
-  const bool by_pixel = reads_by_pixel(out);
-  const StripPlan plan = plan_strips(image.batch, image.height, image.width, channels);
-  for_each_strip(plan, label, num_segments, [&](int64_t strip, const auto& runs, const auto& labels) {
-    const int64_t b = plan.image(strip), begin = plan.begin(strip), length = plan.end(strip) - begin;
-    const acc* table = shift + b * num_segments * channels;
-    if (by_pixel) {  // the image is channels_last too: a strip is one piece of memory in both
-      const scalar_t* __restrict source = image.data + (b * plan.pixels + begin) * channels;
-      scalar_t* __restrict target = out.data + (b * plan.pixels + begin) * channels;
-      int64_t done = 0;
-      for (const Run& run : runs) {
-        std::copy(source + done * channels, source + run.begin * channels, target + done * channels);
-        const acc* __restrict row = table + labels[run.slot] * channels;
-        done = run.begin + run.length;
-        for (int64_t i = run.begin; i < done; ++i)
-          for (int64_t c = 0; c < channels; ++c)
-            target[i * channels + c] = scalar_t(acc(source[i * channels + c]) + row[c]);
-      }
-      std::copy(source + done * channels, source + length * channels, target + done * channels);
-      return;
-    }
-    std::vector<acc> scratch(length);
-    for (int64_t c = 0; c < channels; ++c) {
-      const acc* __restrict source = read_plane<scalar_t>(image, b, c, begin, length, nullptr, scratch.data());
-      scalar_t* __restrict target = out.data + (b * channels + c) * plan.pixels + begin;
-      int64_t done = 0;
-      for (const Run& run : runs) {
-        for (int64_t i = done; i < run.begin; ++i) target[i] = scalar_t(source[i]);
-        const acc v = table[labels[run.slot] * channels + c];
-        done = run.begin + run.length;
-        for (int64_t i = run.begin; i < done; ++i) target[i] = scalar_t(source[i] + v);
-      }
-      for (int64_t i = done; i < length; ++i) target[i] = scalar_t(source[i]);
-    }
-  });
-}
 
 Tensor mean_inject(const Tensor& image, const Tensor& tokens, const Tensor& labels) {
   const ScalarType type = image.scalar_type();
@@ -69,7 +26,11 @@ Tensor mean_inject(const Tensor& image, const Tensor& tokens, const Tensor& labe
           for (int64_t i = s * channels; i < (s + 1) * channels; ++i) shift[i] = token[i] - shift[i] / mass[s];
         },
         64);
-    add_shift(view, shift.data(), data<int32_t>(dense_labels), num_segments, mutable_image_view<scalar_t>(out));
+    const auto target = mutable_image_view<scalar_t>(out);
+    const auto of_tile = DHVT_AT_LEVEL(shift_tile<scalar_t>);
+    for_each_tile(dense_labels, num_segments, [&](const Tile& tile, const LabelMap& map) {
+      of_tile(view, shift.data() + tile.image * num_segments * channels, map, tile, target);
+    });
   });
   return out;
 }

@@ -76,6 +76,17 @@ inline LabelMap label_map(const TilePlan& plan, const int32_t* label, int64_t im
           static_cast<uint32_t>(std::min<int64_t>(num_segments, INT32_MAX))};
 }
 
+// Calls body(tile, labels of its image) for every tile, one task each. labels [B,H,W] dense
+template <typename Body>
+void for_each_tile(const Tensor& labels, int64_t num_segments, const Body& body) {
+  const TilePlan plan = plan_tiles(labels.size(0), labels.size(1), labels.size(2));
+  const int32_t* label = data<int32_t>(labels);
+  parallel(plan.count(), [&](int64_t i) {
+    const Tile tile = plan.tile(i);
+    body(tile, label_map(plan, label, tile.image, num_segments));
+  });
+}
+
 // What a tile leaves for `combine`: the labels of its slots, and values per slot.
 template <typename Value>
 struct TileResult {
