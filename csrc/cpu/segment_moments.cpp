@@ -40,7 +40,7 @@ void reduce(const Tensor& features, const Tensor& labels, int64_t num_segments, 
     RunScratch scratch(plan, num_segments);
     const auto found_shapes = uninitialized<SegmentShape>(plan.most_pixels());
     std::vector<int32_t> counts;
-    std::vector<char> sums;
+    AlignedScratch sums;
     for (int64_t i = first; i < last; ++i) {
       const Tile tile = plan.tile(i);
       TileRuns found = scratch.next_tile();
@@ -50,11 +50,9 @@ void reduce(const Tensor& features, const Tensor& labels, int64_t num_segments, 
       std::copy(found_shapes.get(), found_shapes.get() + slots, shapes[i].get());
       counts.resize(slots);
       for (int64_t s = 0; s < slots; ++s) counts[s] = shapes[i][s].count;
-      const size_t bytes = slots * ((channels + 3) / 4) * kMomentsScratch + 64;
-      if (sums.size() < bytes) sums = std::vector<char>(bytes);
       moments[i].reset(found, 2 * channels);
-      char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(sums.data()) + 63) / 64 * 64);
-      of_tile(view, tile, found, counts.data(), aligned, moments[i].values.get());
+      of_tile(view, tile, found, counts.data(), sums.get(slots * ((channels + 3) / 4) * kMomentsScratch),
+              moments[i].values.get());
     }
   });
 

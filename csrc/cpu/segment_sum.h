@@ -16,22 +16,6 @@ inline std::optional<Tensor> converted(const std::optional<Tensor>& tensor, Scal
   return converted(*tensor, type);
 }
 
-// Scratch that grows, from a multiple of 64 bytes on; what it held is lost.
-class AlignedScratch {
- public:
-  char* get(size_t bytes) {
-    if (size_ < bytes + 64) {
-      size_ = bytes + 64;
-      data_ = uninitialized<char>(size_);
-    }
-    return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(data_.get()) + 63) / 64 * 64);
-  }
-
- private:
-  size_t size_ = 0;
-  std::unique_ptr<char[]> data_;
-};
-
 // One task per tile sums its runs into a table of its own; a second pass adds the tables in the order of the tiles.
 // Reads b C + 4 bytes per pixel once, in whichever layout they lie. features [B,C,H,W], label [B,H,W],
 // weight [B,H,W] or null -> sums [B,K,C], mass [B,K], both zero on entry.

@@ -47,6 +47,22 @@ std::unique_ptr<T[]> uninitialized(int64_t size) {
   return std::unique_ptr<T[]>(new T[size]);
 }
 
+// Scratch that grows, from a multiple of 64 bytes on; what it held is lost.
+class AlignedScratch {
+ public:
+  char* get(size_t bytes) {
+    if (size_ < bytes + 64) {
+      size_ = bytes + 64;
+      data_ = uninitialized<char>(size_);
+    }
+    return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(data_.get()) + 63) / 64 * 64);
+  }
+
+ private:
+  size_t size_ = 0;
+  std::unique_ptr<char[]> data_;
+};
+
 // The scratch of one worker: runs and slots of one tile at a time. calloc touches only the pages that are used.
 class RunScratch {
  public:

@@ -8,7 +8,7 @@
 namespace dhvt {
 
 // Scratch per slot and four channels, whatever the level, of sums and of maxima; it starts on a multiple of 64 bytes.
-constexpr int64_t kPoolScratch = 1024;
+constexpr int64_t kPoolScratch = 512;
 
 // `weight` is [H,W] of the tile's image, or null; `value` and `shift` are [K,C] of it.
 DHVT_PER_LEVEL(
