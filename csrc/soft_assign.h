@@ -28,11 +28,13 @@ constexpr int kLeastExponent = -80;
 template <typename acc>
 struct Metric {
   acc compactness, kappa2, inverse_temperature;
+  acc scale;  // of a score, so that a share is 2^(scale * score)
 
   DHVT_HD Metric(acc compactness_, acc temperature, int64_t cell) : compactness(compactness_) {
     const acc kappa = compactness_ / acc(cell), square = kappa * kappa;
     kappa2 = square > acc(1e20) ? acc(1e20) : square;
     inverse_temperature = acc(1) / (temperature < acc(1.2e-38) ? acc(1.2e-38) : temperature);
+    scale = inverse_temperature * acc(1.4426950408889634);
   }
 };
 
@@ -70,45 +72,21 @@ struct CellGrid {
   }
 };
 
-// 2^x for kLeastExponent <= x <= 0, relative error below 2e-7. Written so that compilers vectorise it.
-DHVT_HD float exp2_small(float x) {
-  const float shifted = x + 12582912.0f;  // 1.5 * 2^23: the low bits hold the rounded exponent
-  const float r = x - (shifted - 12582912.0f);
-  float p = 1.326472731e-3f;  // least largest relative error on [-1/2, 1/2], exact at 0
-  p = p * r + 9.671512991e-3f;
-  p = p * r + 5.550733581e-2f;
-  p = p * r + 2.402224243e-1f;
-  p = p * r + 6.931470037e-1f;
-  p = p * r + 1.0f;
-  int32_t bits, exponent;
-  std::memcpy(&bits, &p, 4);
-  std::memcpy(&exponent, &shifted, 4);
-  bits = int32_t(uint32_t(bits) + (uint32_t(exponent) << 23));  // the constant's own bits fall off the top
-  std::memcpy(&p, &bits, 4);
-  return p;
-}
-
-DHVT_HD double exp2_small(double x) { return std::exp2(x); }
-
-// Not yet normalised share of a candidate, from its score and the best one of the pixel.
-template <typename acc>
-DHVT_HD acc share(acc score, acc best, const Metric<acc>& metric) {
-  const acc exponent = (score - best) * (metric.inverse_temperature * acc(1.4426950408889634));
-  const acc least = kLeastExponent;
-  return exponent < least ? acc(0) : exp2_small(exponent < least ? least : exponent);
+// 2^r for 0 <= r <= 1, relative error below 1e-7 before rounding, exact at 0. `real` is float or a vector of floats.
+template <typename real>
+DHVT_HD real exp2_fraction(real r) {
+  real p = 1.865033759e-3f * r + 9.022697806e-3f;
+  p = p * r + 5.579448491e-2f;
+  p = p * r + 2.401666045e-1f;
+  p = p * r + 6.931510568e-1f;
+  return p * r + 1.0f;
 }
 
 // A pixel takes part if the squared distances that it enters cannot overflow; NaN and infinity never take part.
-template <typename acc>
-DHVT_HD bool squares_are_finite(acc sum_of_squares) {
-  const acc scaled = sum_of_squares * acc(16);
-  return scaled - scaled == acc(0);
-}
-
-// Gradient of a score, from the share a, its gradient, and inner = sum_k a_k grad_a_k.
-template <typename acc>
-DHVT_HD acc score_gradient(acc a, acc grad_a, acc inner, const Metric<acc>& metric) {
-  return a * (grad_a - inner) * metric.inverse_temperature;
+template <typename real>
+DHVT_HD auto squares_are_finite(real sum_of_squares) {
+  const real scaled = sum_of_squares * 16;
+  return scaled - scaled == real{};
 }
 
 }  // namespace dhvt
