@@ -1,6 +1,6 @@
 """Quality of segments on real photographs, beside other methods: a table, curves and a gallery.
 
-    python -m benchmarks.superpixels --data ../shared/data/bsds500-val
+    python -m benchmarks.superpixels --data FOLDER
 
 Protocol: every method divides every photograph into about 50, 100, 200 and 400 segments; these are compared with each
 human segmentation (mean over the annotators, then over the photographs). Deterministic: every run gives the same
