@@ -7,6 +7,9 @@
 namespace dhvt {
 namespace {
 
+// Whole vectors are read where a cell ends within one.
+constexpr int64_t kLongestVector = 16;
+
 // A copy of an image in cell-major order, with what it takes to fill it.
 template <typename scalar_t, typename acc = acc_t<scalar_t>>
 struct CellMajorImage {
@@ -19,9 +22,11 @@ struct CellMajorImage {
   CellMajorImage(const Tensor& image, const std::optional<Tensor>& mask_, const CellGrid& grid)
       : view(image_view<scalar_t>(image)),
         mask(dense(mask_)),
-        features(image.numel()),
+        features(image.numel() + kLongestVector),
         codes(image.size(0) * grid.height * grid.width),
-        whole(image.size(0) * grid.cells()) {}
+        whole(image.size(0) * grid.cells()) {
+    std::fill_n(features + image.numel(), kLongestVector, acc(0));
+  }
 
   ClusterJob<acc> job(const CellGrid& grid, const Metric<acc>& metric, const States<acc>& states) const {
     return {grid, metric, view.batch, view.channels, features, codes, whole, states};

@@ -17,8 +17,8 @@ struct CenterView {
 // Pixels of a row of cells, cell after cell, row after row in a cell.
 template <typename acc>
 struct CellMajorRow {
-  acc* features;  // planes, 0 for pixels that take no part
-  int64_t plane;
+  acc* features;  // [C, pixels of a cell] of each cell, 0 for pixels that take no part
+  int64_t channels;
   uint8_t* codes;  // per pixel, only of cells that are not whole
   bool* whole;     // per column: all pixels take part
 };

@@ -13,7 +13,7 @@ struct Worker {
   int64_t channels = job.features.channels;
   CenterRows<acc> centers{grid, channels};
   Candidates<acc> candidates{centers.dims};
-  TileScratch<acc> tile{centers.dims};
+  TileScratch<acc> tile{};
   RowScratch<acc> rows{grid, channels};
 
   // begin_row(b, row, task), then each(b, cell), then end_row(b, row, task).
@@ -41,8 +41,7 @@ class AssignmentBackward {
       : worker_(worker),
         gradient_(gradient),
         sums_(worker.grid, worker.centers.record),
-        relative_(worker.centers.record),
-        coefficients_(worker.centers.record),
+        coefficients_(worker.centers.dims),
         features_(worker.channels * kStride) {}
 
   DHVT_HD void begin_row(int64_t task) {
@@ -57,15 +56,10 @@ class AssignmentBackward {
     spread<false, true, acc>(tile, Vectors<acc>{}, cell.difference, 2 * worker_.job.metric.inverse_temperature,
                              worker_.channels, count, {features_, kStride, true});
     store_tile<scalar_t, acc>(gradient_.features, b, worker_.grid, cell, start, count, 0, worker_.channels, features_);
-    sums_.template add<true>(tile.gradient, tile.x, worker_.centers.dims, padded<acc>(count), start == 0);
+    sums_.add_tile(cell, worker_.channels, start, padded<acc>(count), tile, tile.gradient);
   }
 
-  DHVT_HD void end_cell(const Cell<acc>& cell) {
-    sums_.total();
-    relative_.add_to_row(worker_.grid, worker_.centers, cell, sums_,
-                         [&](int64_t i, auto difference, auto converted, acc mass)
-                             __attribute__((always_inline)) { coefficients_.add(i, difference, converted, mass); });
-  }
+  DHVT_HD void end_cell(const Cell<acc>& cell) { coefficients_.end_cell(cell, sums_); }
 
   DHVT_HD void end_row(int64_t task) const {
     coefficients_.add_to(worker_.job.metric, worker_.channels, gradient_.coefficients + task * 2);
@@ -75,7 +69,6 @@ class AssignmentBackward {
   Worker<scalar_t>& worker_;
   const AssignGradient<scalar_t>& gradient_;
   RowSums<acc> sums_;
-  Relative<acc> relative_;
   CoefficientSums<acc> coefficients_;
   Scratch<acc> features_;
 };
@@ -84,6 +77,12 @@ constexpr auto kNothing = [](auto&&...) {};
 
 // Channels of values that are loaded at once.
 constexpr int kGroup = 12;
+
+template <typename acc>
+DHVT_HD Numbers<acc> loaded(const acc* planes) {
+  static constexpr acc zeros[kGroup] = {};
+  return {planes, kStride, zeros};
+}
 
 template <typename Body>
 DHVT_HD void for_each_group(int64_t channels, const Body& body) {
@@ -172,15 +171,16 @@ void pool_rows(const AssignJob<scalar_t>& job, const ImageView<const scalar_t>& 
         for_each_tile(cell, worker.tile, [&](int64_t start, int count) {
           const int whole = padded<acc>(count);
           assign_tile(cell, worker.channels, start, count, worker.tile);
-          sums.template add<true>(worker.tile.weight, planes, 0, whole, start == 0);
+          sums.template add<true>(0, worker.tile.weight, {}, 0, whole, start == 0);
           for_each_group(values.channels, [&](int64_t first, int64_t channels) {
             load_tile<scalar_t, acc>(values, b, worker.grid, cell, start, count, first, channels, planes);
             clear_unused<acc>(cell, start, count, channels, planes);
-            sums.add_after(first, worker.tile.weight, planes, channels, whole, start == 0);
+            sums.template add<false>(first, worker.tile.weight, loaded<acc>(planes), channels, whole, start == 0);
           });
         });
-        sums.total();
-        sums.add_to_row(cell.column, [](int, int64_t, auto sum, acc) { return sum; });
+        sums.end_cell(cell.column, values.channels, [](int64_t, const auto& each_candidate) {
+          each_candidate([](int, auto sum, auto) { return sum; });
+        });
       },
       kNothing);
 }
@@ -229,18 +229,17 @@ void pool_rows_backward(const AssignJob<scalar_t>& job, const ImageView<const sc
   worker.run(
       begin, end, fetch, [&](int64_t, int64_t, int64_t task) { backward.begin_row(task); },
       [&](int64_t b, const Cell<acc>& cell) {
-        acc constants[kCandidates * kChunk];
         const Vectors<acc> constant = vectors.around(cell.row, cell.column, 0);
-        for (int k = 0; k < kCandidates; ++k) constants[k * kChunk] = constant.row[k / 3][k % 3 - 1];
         for_each_tile(cell, worker.tile, [&](int64_t start, int count) {
           const int whole = padded<acc>(count);
           assign_tile(cell, worker.channels, start, count, tile);
-          add_linear<acc>(constants, constant, planes, 0, whole, tile.gradient);
+          for (int k = 0; k < kCandidates; ++k)
+            fill(tile.gradient + k * kStride, whole, constant.row[k / 3][k % 3 - 1]);
           for_each_group(values.channels, [&](int64_t first, int64_t channels) {
             const Vectors<acc> own = vectors.around(cell.row, cell.column, first + 1);
             load_tile<scalar_t, acc>(values, b, grid, cell, start, count, first, channels, planes);
             clear_unused<acc>(cell, start, count, channels, planes);
-            add_linear<acc>(nullptr, own, planes, channels, whole, tile.gradient);
+            add_linear<acc>(own, loaded<acc>(planes), channels, whole, tile.gradient);
             spread<true, false, acc>(tile, own, nullptr, acc(0), channels, count, {planes, kStride, true});
             store_tile<scalar_t, acc>(grad_values, b, grid, cell, start, count, first, channels, planes);
           });

@@ -19,7 +19,7 @@ void cell_mean(const ClusterJob<acc>& job, const CellMajorRow<acc>& pixels, int6
   const int64_t entries = rounded(channels + 3, kLanes<acc>);
   fill(lanes, entries * kLanes<acc>, acc(0));
   for (int64_t c = 0; c < channels; ++c) {
-    const acc* from = pixels.features + c * pixels.plane + first;
+    const acc* from = pixels.features + first * channels + c * count;
     Lanes<acc> sum = {};
     int64_t n = 0;
     for (; n + kLanes<acc> <= count; n += kLanes<acc>) sum += load(from + n);
@@ -38,7 +38,7 @@ void cell_mean(const ClusterJob<acc>& job, const CellMajorRow<acc>& pixels, int6
         add(channels + 2, used);
       }
     }
-  for (int64_t i = 0; i < entries; i += kLanes<acc>) add_lanes(lanes + i * kLanes<acc>, sums + i);
+  for (int64_t i = 0; i < entries; i += kLanes<acc>) add_lanes<kLanes<acc>>(lanes + i * kLanes<acc>, sums + i);
   const int64_t j = row * grid.columns + column;
   const acc mass = codes ? sums[channels + 2] : acc(count), scale = mass > 0 ? acc(1) / mass : acc(0);
   out.mass[j] = mass;
@@ -101,7 +101,7 @@ void cluster_load(const ImageView<const scalar_t>& view, const bool* mask, const
   const Scratch<acc> line(grid.width);
   const int64_t entries = rounded(job.channels + 3, kLanes<acc>);
   const Scratch<acc> lanes(entries * kLanes<acc>), sums(entries);
-  TileScratch<acc> tile(0);
+  TileScratch<acc> tile;
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / grid.rows, row = task % grid.rows;
     const CellMajorRow<acc> pixels = job.row(b, row);
@@ -118,18 +118,16 @@ void cluster_update(const ClusterJob<acc>& job, int64_t iteration, const acc* be
   const CellGrid grid = job.grid;
   const CenterRows<acc> centers(grid, job.channels);
   Candidates<acc> candidates(centers.dims);
-  TileScratch<acc> tile(centers.dims);
+  TileScratch<acc> tile;
   RowSums<acc> sums(grid, centers.record);
-  Relative<acc> relative(centers.record);
   for_each_row_of_state(job, iteration, before, begin, end, centers, [&](int64_t b, int64_t row, int64_t task) {
     sums.begin(partial + task * job.row_sums());
     for_each_cell(grid, job.metric, centers, candidates, job.row(b, row), row, [&](const Cell<acc>& cell) {
       for_each_tile(cell, tile, [&](int64_t start, int count) {
         assign_tile(cell, job.channels, start, count, tile);
-        sums.template add<true>(tile.weight, tile.x, centers.dims, padded<acc>(count), start == 0);
+        sums.add_tile(cell, job.channels, start, padded<acc>(count), tile, tile.weight);
       });
-      sums.total();
-      relative.add_to_row(grid, centers, cell, sums, [](auto...) {});
+      end_relative_cell(cell, centers.dims, sums);
     });
   });
 }
@@ -140,7 +138,7 @@ void cluster_label(const ClusterJob<acc>& job, int64_t iteration, const acc* bef
   const CellGrid grid = job.grid;
   const CenterRows<acc> centers(grid, job.channels);
   Candidates<acc> candidates(centers.dims);
-  TileScratch<acc> tile(centers.dims);
+  TileScratch<acc> tile;
   const Scratch<int32_t> label(kTile);
   for_each_row_of_state(job, iteration, before, begin, end, centers, [&](int64_t b, int64_t row, int64_t) {
     for_each_cell(grid, job.metric, centers, candidates, job.row(b, row), row, [&](const Cell<acc>& cell) {
@@ -237,10 +235,9 @@ void cluster_update_backward(const ClusterJob<acc>& job, int64_t iterations, int
   const int64_t dims = centers.dims;
   Candidates<acc> candidates(dims);
   const Planes<acc> vectors(dims + 1, grid.columns);
-  TileScratch<acc> tile(dims);
+  TileScratch<acc> tile;
   RowSums<acc> sums(grid, centers.record);
-  Relative<acc> relative(centers.record);
-  const CoefficientSums<acc> coefficients(centers.record);
+  const CoefficientSums<acc> coefficients(dims);
   const Scratch<acc> own(centers.record);
   alignas(64) acc constants[kCandidates * kChunk];
   const auto fetch = [&](int64_t b, int64_t row) {
@@ -256,21 +253,16 @@ void cluster_update_backward(const ClusterJob<acc>& job, int64_t iterations, int
       const int64_t in_chunk = cell.column % kChunk;
       if (in_chunk == 0) move_constants(vectors, cell.difference, dims, row, cell.column, constants);
       const Vectors<acc> linear = vectors.around(row, cell.column, 1);
-      GradientPlanes<acc> out{gradient.features + (cell.features - job.features), cell.plane,
-                              iteration == iterations - 1};
+      GradientPlanes<acc> out{gradient.row(job, b, row) + cell.first, job.pixels(), iteration == iterations - 1};
       for_each_tile(cell, tile, [&](int64_t start, int count) {
         const int whole = padded<acc>(count);
         assign_tile(cell, channels, start, count, tile);
-        add_linear<acc>(constants + in_chunk, linear, tile.x, dims, whole, tile.gradient);
-        softmax_backward(tile.weight, tile.gradient, whole);
+        linear_backward(constants + in_chunk, linear, cell, channels, start, whole, tile);
         spread<true, true>(tile, linear, cell.difference, 2 * job.metric.inverse_temperature, channels, count, out);
         out.data += count;
-        sums.template add<true>(tile.gradient, tile.x, dims, whole, start == 0);
+        sums.add_tile(cell, channels, start, whole, tile, tile.gradient);
       });
-      sums.total();
-      relative.add_to_row(grid, centers, cell, sums,
-                          [&](int64_t i, auto difference, auto converted, acc mass)
-                              __attribute__((always_inline)) { coefficients.add(i, difference, converted, mass); });
+      coefficients.end_cell(cell, sums);
     });
     coefficients.add_to(job.metric, channels, gradient.coefficients + task * 2);
   });
@@ -287,7 +279,7 @@ void cluster_load_backward(const ClusterJob<acc_t<scalar_t>>& job, int64_t itera
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / grid.rows, row = task % grid.rows;
     const CellMajorRow<acc> pixels = job.row(b, row);
-    acc* features = gradient.features + (pixels.features - job.features);
+    acc* features = gradient.row(job, b, row);
     if (!last_only || iterations == 0)
       for (int64_t column = 0; column < grid.columns; ++column) {
         const int64_t first = column * grid.cell * grid.row_height(row);
@@ -296,7 +288,7 @@ void cluster_load_backward(const ClusterJob<acc_t<scalar_t>>& job, int64_t itera
         fetch_gradient<acc>(job, iterations, 0, b, row, column, gradient, sums);
         for (int64_t c = 0; c < job.channels; ++c) {
           const acc share = mass > 0 ? sums[c + 1] / mass : acc(0);
-          acc* own = features + c * pixels.plane + first;
+          acc* own = features + c * job.pixels() + first;
           if (iterations == 0) fill(own, count, acc(0));
           if (pixels.whole[column])
             for (int64_t n = 0; n < count; ++n) own[n] += share;
@@ -304,7 +296,7 @@ void cluster_load_backward(const ClusterJob<acc_t<scalar_t>>& job, int64_t itera
             for (int64_t n = 0; n < count; ++n) own[n] += pixels.codes[first + n] == kTakesPart ? share : acc(0);
         }
       }
-    store_cells<scalar_t, acc>(out, b, grid, row, pixels.plane, features, line, band);
+    store_cells<scalar_t, acc>(out, b, grid, row, job.pixels(), features, line, band);
   }
 }
 

@@ -20,8 +20,8 @@ struct ClusterJob {
   CellGrid grid;
   Metric<acc> metric;
   int64_t batch, channels;
-  acc* features;   // [B,C,H,W], rows of cells in cell-major order
-  uint8_t* codes;  // [B,H,W], the same
+  acc* features;   // [B,cells,C,pixels of a cell]
+  uint8_t* codes;  // [B,cells,pixels of a cell]
   bool* whole;     // [B,rows,columns]
   States<acc> states;
 
@@ -32,9 +32,8 @@ struct ClusterJob {
   DHVT_HD int64_t pixels() const { return grid.height * grid.width; }
 
   DHVT_HD CellMajorRow<acc> row(int64_t b, int64_t row) const {
-    const int64_t before = row * grid.cell * grid.width;
-    return {features + b * channels * pixels() + before, pixels(), codes + b * pixels() + before,
-            whole + (b * grid.rows + row) * grid.columns};
+    const int64_t before = b * pixels() + row * grid.cell * grid.width;
+    return {features + channels * before, channels, codes + before, whole + (b * grid.rows + row) * grid.columns};
   }
   DHVT_HD States<acc> state(int64_t iteration, int64_t b) const {
     const int64_t i = (iteration * batch + b) * grid.cells();
@@ -52,8 +51,12 @@ struct ClusterGradient {
   const acc *centers, *positions, *mass;  // of the last state
   acc* of_state[2];                       // [B,L,record] of the state after iteration i in of_state[i % 2]
   acc* partial[2];                        // [tasks,row_sums] of iteration i in partial[i % 2]
-  acc* features;                          // like ClusterJob::features
+  acc* features;                          // [B,C,cells,pixels of a cell]: a row of cells lies where the image has it
   acc* coefficients;                      // [tasks,2]
+
+  DHVT_HD acc* row(const ClusterJob<acc>& job, int64_t b, int64_t row) const {
+    return features + b * job.channels * job.pixels() + row * job.grid.cell * job.grid.width;
+  }
 };
 
 DHVT_PER_LEVEL(

@@ -93,6 +93,14 @@ DHVT_HD Lanes<T> numbers() {
   return numbered<T>(std::make_integer_sequence<int, kLanes<T>>{});
 }
 
+// For what several operations use: else the compiler loads it again for each, and the loads become the limit.
+template <typename V>
+DHVT_HD void keep_in_register([[maybe_unused]] V& value) {
+#ifdef __AVX512F__
+  asm("" : "+v"(value));
+#endif
+}
+
 // Not the same as std::max for NaN: either may come out.
 template <typename V>
 DHVT_HD V maximum(V a, V b) {
@@ -134,20 +142,36 @@ DHVT_HD V add_halves(V a, V b, std::integer_sequence<int, j...>) {
          __builtin_shufflevector(a, b, ((j & h) ? (j ^ h) + n : (j ^ h))...);
 }
 
-// The sums of the vectors i, i + step, i + 2 step, ... at `from`.
-template <typename T, int step>
-DHVT_HD Lanes<T> add_lanes(const T* from) {
-  if constexpr (step == kLanes<T>)
+// Adds to lane j the lanes j + h, j + 2h, ...
+template <int h, typename T, int... j>
+DHVT_HD Lanes<T> swapped(Lanes<T> value, std::integer_sequence<int, j...>) {
+  return __builtin_shufflevector(value, value, (j ^ h)...);
+}
+template <int h, typename T>
+DHVT_HD void fold(Lanes<T>& sum) {
+  if constexpr (h < kLanes<T>) {
+    sum += swapped<h, T>(sum, std::make_integer_sequence<int, kLanes<T>>{});
+    fold<2 * h, T>(sum);
+  }
+}
+
+// Lane j is part of the sum of vector j % step of those at `from`, of which there are `count`.
+template <typename T, int count, int step = 1>
+DHVT_HD Lanes<T> partly_added(const T* from) {
+  if constexpr (step == count)
     return load(from);
   else
-    return add_halves<step>(add_lanes<T, 2 * step>(from), add_lanes<T, 2 * step>(from + step * kLanes<T>),
+    return add_halves<step>(partly_added<T, count, 2 * step>(from),
+                            partly_added<T, count, 2 * step>(from + step * kLanes<T>),
                             std::make_integer_sequence<int, kLanes<T>>{});
 }
 
-// out[j] = the sum of the lanes of vector j of the kLanes vectors at `from`.
-template <typename T>
+// out[j] = the sum of the lanes of vector j of the `count` vectors at `from`, at most kLanes.
+template <int count, typename T>
 DHVT_HD void add_lanes(const T* from, T* out) {
-  store(out, add_lanes<T, 1>(from));
+  Lanes<T> sum = partly_added<T, count>(from);
+  fold<count, T>(sum);
+  store_some(out, sum, count);
 }
 
 }  // namespace

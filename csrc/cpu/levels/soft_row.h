@@ -187,12 +187,11 @@ class Candidates {
           bounded &= squares <= limit;
         }
       });
-      for (int l = 0; l < kLanes<acc>; ++l) {
-        present_[part + l] = uint32_t(present[l]);
-        scale_[part + l] = 1;
-        plain_[part + l] = bounded[l] && present[l];
+      store(present_ + part, present);
+      store(plain_ + part, bounded & present);
+      store(scale_ + part, splat(acc(1)));
+      for (int l = 0; l < kLanes<acc>; ++l)
         if (!bounded[l]) leave_unscaled(metric, dims, part + l);
-      }
     }
   }
 
@@ -203,8 +202,8 @@ class Candidates {
     cell.difference = difference_ + at;
     cell.own_constant = own_constant_[at];
     cell.scale = scale_[at];
-    cell.plain = plain_[at];
-    cell.present = present_[at];
+    cell.plain = plain_[at] != 0;
+    cell.present = uint32_t(present_[at]);
   }
 
  private:
@@ -228,17 +227,16 @@ class Candidates {
   alignas(64) acc constant_[kOthers * kChunk];
   alignas(64) acc own_constant_[kChunk];
   acc scale_[kChunk];
-  bool plain_[kChunk];
-  uint32_t present_[kChunk];
+  using Bits = std::remove_cvref_t<decltype(Index<acc>{}[0])>;
+  Bits present_[kChunk], plain_[kChunk];  // plain: not 0
 };
 
 // The buffers of a tile, and the positions of its pixels.
 template <typename acc>
 class TileScratch : public Tile<acc> {
  public:
-  DHVT_HD explicit TileScratch(int64_t dims) : data_((dims + 2 * kCandidates + 3) * kStride) {
-    this->x = data_;
-    this->weight = this->x + dims * kStride;
+  DHVT_HD TileScratch() : data_((2 * kCandidates + 3) * kStride) {
+    this->weight = data_;
     this->gradient = this->weight + kCandidates * kStride;
     this->position = this->gradient + kCandidates * kStride;
     this->best = this->position + 2 * kStride;
@@ -334,103 +332,87 @@ DHVT_HD void for_each_cell(const CellGrid& grid, const Metric<acc>& metric, cons
     cell.column = column;
     cell.width = grid.column_width(column);
     cell.count = cell.width * height;
-    const int64_t first = column * grid.cell * height;
-    cell.features = pixels.features + first;
-    cell.plane = pixels.plane;
-    cell.codes = pixels.whole[column] ? nullptr : pixels.codes + first;
+    cell.first = column * grid.cell * height;
+    cell.features = pixels.features + cell.first * pixels.channels;
+    cell.codes = pixels.whole[column] ? nullptr : pixels.codes + cell.first;
     cell.base = centers.center(row, column) + 1;
     candidates.set(column, cell);
     body(cell);
   }
 }
 
-// A row of cells' sums for the centres around it: [3,columns+2,record].
+// A row of cells' sums for the centres around it: [3,columns+2,record]. From left to right: what three columns of
+// centres got so far is kept as vectors, whose lanes are added when the cell after them is done.
 template <typename acc>
 class RowSums {
  public:
   DHVT_HD RowSums(const CellGrid& grid, int64_t record)
       : columns_(grid.columns),
         record_(record),
-        vectors_(rounded(kCandidates * record, kLanes<acc>)),
-        lanes_(vectors_ * kLanes<acc>),
-        totals_(vectors_) {
-    fill(+lanes_, vectors_ * kLanes<acc>, acc(0));
-  }
+        cell_(kCandidates * record * kLanes<acc>),
+        open_(kCandidates * record * kLanes<acc>) {}
 
   DHVT_HD void begin(acc* partial) {
     partial_ = partial;
-    fill(partial, 3 * (columns_ + 2) * record_, acc(0));
+    fill(+open_, kCandidates * record_ * kLanes<acc>, acc(0));
   }
 
-  // Adds weight[k] * (1, planes) to the sums of the cell.
+  // Adds weight[k] * numbers, which come after `first` others, to the sums of the cell; and weight[k] if `mass`.
   template <bool mass>
-  DHVT_HD void add(const acc* weight, const acc* planes, int64_t dims, int padded, bool fresh) const {
-    add_products<mass>(weight, planes, dims, padded, fresh, +lanes_, record_);
-  }
-  // The same for planes that come after `first` others.
-  DHVT_HD void add_after(int64_t first, const acc* weight, const acc* planes, int64_t dims, int padded,
-                         bool fresh) const {
-    add_products<false>(weight, planes, dims, padded, fresh, lanes_ + first * kLanes<acc>, record_);
+  DHVT_HD void add(int64_t first, const acc* weight, const Numbers<acc>& numbers, int64_t dims, int padded,
+                   bool fresh) const {
+    add_products<mass>(weight, numbers, dims, padded, fresh, first, +cell_, record_);
   }
 
-  // Adds the lanes: totals [9,record].
-  DHVT_HD void total() const {
-    for (int64_t i = 0; i < vectors_; i += kLanes<acc>) add_lanes(lanes_ + i * kLanes<acc>, totals_ + i);
+  // Adds weight[k] * (1, x) of a tile.
+  DHVT_HD void add_tile(const Cell<acc>& cell, int64_t channels, int64_t start, int padded, const Tile<acc>& tile,
+                        const acc* weight) const {
+    add<false>(0, weight, feature_part(cell, start), channels, padded, start == 0);
+    add<true>(channels, weight, position_part(cell, channels, tile), 2, padded, start == 0);
   }
 
-  // Adds the cell's sums to those of the row; each(k, i, sum) may change a piece before.
+  // Adds the cell's sums of the weights and of `dims` numbers to those of the row. change(d, k, sum, mass) may change
+  // the lanes of number d of candidate k before.
   template <typename Change>
-  DHVT_HD void add_to_row(int64_t column, const Change& change) const {
-    for (int k = 0; k < kCandidates; ++k) {
-      acc* out = partial_ + ((k / 3) * (columns_ + 2) + column + k % 3) * record_;
-      const acc* sums = totals_ + k * record_;
-      for (int64_t i = 0; i < record_; i += kPiece<acc>)
-        store(out + i, piece(out + i) + change(k, i, piece(sums + i), sums[0]));
+  DHVT_HD void end_cell(int64_t column, int64_t dims, const Change& change) const {
+    acc* to[3] = {open(column), open(column + 1), open(column + 2)};
+    const acc* from = cell_;
+    const int64_t size = record_ * kLanes<acc>;
+    Lanes<acc> mass[kCandidates];
+    const auto add = [&](auto k, Lanes<acc> value) __attribute__((always_inline)) {
+      acc* sum = to[k % 3] + k / 3 * size;
+      store(sum, k % 3 == 2 ? value : load(sum) + value);  // the right column is new
+    };
+    each<kCandidates>(DHVT_EACH(k) { add(k, mass[k] = load(from + k * size)); });
+    for (int64_t d = 0; d < dims; ++d) {
+      from += kLanes<acc>;
+      for (acc*& sums : to) sums += kLanes<acc>;
+      change(d, [&](const auto& of_candidate) __attribute__((always_inline)) {
+        each<kCandidates>(DHVT_EACH(k) { add(k, of_candidate(k, load(from + k * size), mass[k])); });
+      });
     }
+    close(column);
+    if (column + 1 < columns_) return;
+    close(column + 1);
+    close(column + 2);
   }
 
  private:
-  int64_t columns_, record_, vectors_;
-  Scratch<acc> lanes_, totals_;
+  // [3,record] vectors of a column of centres, the first one being left of the image.
+  DHVT_HD acc* open(int64_t column) const { return open_ + column % 3 * 3 * record_ * kLanes<acc>; }
+
+  DHVT_HD void close(int64_t column) const {
+    const acc* lanes = open(column);
+    for (int64_t row = 0; row < 3; ++row) {
+      acc* out = partial_ + (row * (columns_ + 2) + column) * record_;
+      for (int64_t i = 0; i < record_; i += kPiece<acc>, lanes += kPiece<acc> * kLanes<acc>)
+        add_lanes<kPiece<acc>>(lanes, out + i);
+    }
+  }
+
+  int64_t columns_, record_;
+  Scratch<acc> cell_, open_;
   acc* partial_ = nullptr;
-};
-
-// Sums relative to the own centre become sums relative to each candidate: sum x - sum w (its difference). Calls
-// body(k, i, difference, converted sum, sum of weights) of each piece on the way.
-template <typename acc>
-class Relative {
- public:
-  DHVT_HD explicit Relative(int64_t record) : record_(record), offsets_(kCandidates * record) {
-    fill(+offsets_, kCandidates * record, acc(0));
-  }
-
-  template <typename Body>
-  DHVT_HD void add_to_row(const CellGrid& grid, const CenterRows<acc>& centers, const Cell<acc>& cell,
-                          const RowSums<acc>& sums, const Body& body) {
-    if (cell.column == 0 || cell.column + 2 >= grid.columns) set_offsets(grid, centers.dims, cell);
-    const acc* own = cell.base - 1;
-    const acc* there[3];
-    for (int i = 0; i < 3; ++i) there[i] = centers.center(cell.row + i - 1, cell.column) - record_;
-    sums.add_to_row(cell.column, [&](int k, int64_t i, Piece<acc> sum, acc mass) __attribute__((always_inline)) {
-      const Piece<acc> difference =
-          piece(there[k / 3] + (k % 3) * record_ + i) - piece(own + i) + piece(offsets_ + k * record_ + i);
-      const Piece<acc> converted = sum - difference * mass;
-      body(i, difference, converted, mass);
-      return converted;
-    });
-  }
-
- private:
-  // From the middle of the cell to that of each candidate's.
-  DHVT_HD void set_offsets(const CellGrid& grid, int64_t dims, const Cell<acc>& cell) {
-    for (int k = 0; k < kCandidates; ++k) {
-      offsets_[k * record_ + dims - 1] = grid.middle_y<acc>(cell.row + k / 3 - 1) - grid.middle_y<acc>(cell.row);
-      offsets_[k * record_ + dims] = grid.middle_x<acc>(cell.column + k % 3 - 1) - grid.middle_x<acc>(cell.column);
-    }
-  }
-
-  int64_t record_;
-  Scratch<acc> offsets_;
 };
 
 // sums [record] = what the rows of cells around have for a centre. partial [rows,3,columns+2,record] of an image.
@@ -452,37 +434,63 @@ DHVT_HD acc slope(const Metric<acc>& metric, int64_t d, int64_t channels) {
   return 2 * (d < channels ? acc(1) : metric.kappa2);
 }
 
+// The sums of a cell, which are relative to its own centre, become relative to each candidate: sum x - sum w (its
+// difference).
+template <typename acc>
+DHVT_HD void end_relative_cell(const Cell<acc>& cell, int64_t dims, const RowSums<acc>& sums) {
+  sums.end_cell(cell.column, dims, [&](int64_t d, const auto& each_candidate) __attribute__((always_inline)) {
+    const acc* difference = cell.difference + d * kOthers * kChunk;
+    each_candidate([&](auto k, Lanes<acc> sum, Lanes<acc> mass) __attribute__((always_inline)) {
+      if constexpr (k != kOwnCell) sum -= difference[other_index(k) * kChunk] * mass;
+      return sum;
+    });
+  });
+}
+
 // What the scores' gradients of a row of cells have for (compactness, temperature).
 template <typename acc>
 class CoefficientSums {
  public:
-  DHVT_HD explicit CoefficientSums(int64_t record) : record_(record), sums_(record) {}
+  DHVT_HD explicit CoefficientSums(int64_t dims) : dims_(dims), lanes_(rounded(dims, kLanes<acc>) * kLanes<acc>) {}
 
-  DHVT_HD void clear() const { fill(+sums_, record_, acc(0)); }
+  DHVT_HD void clear() const { fill(+lanes_, rounded(dims_, kLanes<acc>) * kLanes<acc>, acc(0)); }
 
-  // With S the sum of (gradient of the score) x of a candidate and s that of the gradient, its score's part of the sum
-  // of gradient * score is 2 difference . S - |difference|^2 s; `converted` is S - s difference.
-  DHVT_HD void add(int64_t i, Piece<acc> difference, Piece<acc> converted, acc s) const {
-    store(sums_ + i, piece(sums_ + i) + difference * (converted + acc(0.5) * s * difference));
+  // end_relative_cell for sums of (gradient of the score) x. With S that sum of a candidate and s that of the gradient,
+  // its score's part of the sum of gradient * score is 2 difference . S - |difference|^2 s.
+  DHVT_HD void end_cell(const Cell<acc>& cell, const RowSums<acc>& sums) const {
+    sums.end_cell(cell.column, dims_, [&](int64_t d, const auto& each_candidate) __attribute__((always_inline)) {
+      const acc* difference = cell.difference + d * kOthers * kChunk;
+      Lanes<acc> total = load(lanes_ + d * kLanes<acc>);
+      each_candidate([&](auto k, Lanes<acc> sum, Lanes<acc> mass) __attribute__((always_inline)) {
+        if constexpr (k != kOwnCell) {
+          const acc apart = difference[other_index(k) * kChunk];
+          total += apart * (sum - acc(0.5) * apart * mass);
+          sum -= apart * mass;
+        }
+        return sum;
+      });
+      store(lanes_ + d * kLanes<acc>, total);
+    });
   }
 
   DHVT_HD void add_to(const Metric<acc>& metric, int64_t channels, acc* out) const {
-    acc features = 0;
-    for (int64_t c = 0; c < channels; ++c) features += 2 * sums_[c + 1];
-    const acc positions = 2 * metric.kappa2 * (sums_[channels + 1] + sums_[channels + 2]);
+    acc features = 0, positions = 0;
+    for (int64_t d = 0; d < dims_; ++d)
+      for (int l = 0; l < kLanes<acc>; ++l) (d < channels ? features : positions) += 2 * lanes_[d * kLanes<acc> + l];
+    positions *= metric.kappa2;
     if (metric.compactness != 0) out[0] += 2 * positions * metric.inverse_temperature / metric.compactness;
     out[1] -= (features + positions) * metric.inverse_temperature * metric.inverse_temperature;
   }
 
  private:
-  int64_t record_;
-  Scratch<acc> sums_;
+  int64_t dims_;
+  Scratch<acc> lanes_;
 };
 
-// Copies channels of a row of cells into cell-major planes.
+// Copies the channels of a row of cells: [C, pixels of a cell] of each cell.
 template <typename scalar_t, typename acc>
-DHVT_HD void load_cells(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, int64_t row,
-                        int64_t plane, acc* out, acc* line) {
+DHVT_HD void load_cells(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, int64_t row, acc* out,
+                        acc* line) {
   const int64_t height = grid.row_height(row), cell = grid.cell;
   for (int64_t c = 0; c < view.channels; ++c)
     for (int64_t y = 0; y < height; ++y) {
@@ -491,10 +499,9 @@ DHVT_HD void load_cells(const ImageView<const scalar_t>& view, int64_t b, const 
       if constexpr (std::is_same_v<scalar_t, acc>)
         if (view.column_stride == 1) from = source;
       if (from == line) load_row(source, view.column_stride, view.width, line);
-      acc* to = out + c * plane;
       for (int64_t x = 0; x < grid.width; x += cell) {
         const int64_t width = x + cell <= grid.width ? cell : grid.width - x;
-        copy_side(from + x, width, to + x * height + y * width);
+        copy_side(from + x, width, out + x * height * view.channels + (c * height + y) * width);
       }
     }
 }
@@ -521,16 +528,16 @@ DHVT_HD void store_cells(const ImageView<scalar_t>& view, int64_t b, const CellG
 template <typename scalar_t, typename acc>
 DHVT_HD void load_row_of_cells(const ImageView<const scalar_t>& view, const bool* mask, int64_t b, const CellGrid& grid,
                                int64_t row, const CellMajorRow<acc>& out, acc* line) {
-  acc* features = out.features;
-  load_cells(view, b, grid, row, out.plane, features, line);
+  load_cells(view, b, grid, row, out.features, line);
   const int64_t height = grid.row_height(row);
   for (int64_t column = 0; column < grid.columns; ++column) {
     const int64_t width = grid.column_width(column), first = column * grid.cell * height, count = width * height;
+    acc* own = out.features + first * view.channels;
     Index<acc> finite = ~Index<acc>{};
     const auto squares = [&](int64_t n, bool whole) __attribute__((always_inline)) {
       Lanes<acc> sum = {};
-      const acc* from = features + first + n;
-      for (int64_t c = 0; c < view.channels; ++c, from += out.plane) {
+      const acc* from = own + n;
+      for (int64_t c = 0; c < view.channels; ++c, from += count) {
         const Lanes<acc> value = whole ? load(from) : load_some(from, int(count - n));
         sum += value * value;
       }
@@ -548,14 +555,13 @@ DHVT_HD void load_row_of_cells(const ImageView<const scalar_t>& view, const bool
     out.whole[column] = whole;
     if (whole) continue;
     uint8_t* code = out.codes + first;
-    acc* own = features + first;
     for (int64_t i = 0; i < count; ++i) {
       acc sum = 0;
-      for (int64_t c = 0; c < view.channels; ++c) sum += own[c * out.plane + i] * own[c * out.plane + i];
+      for (int64_t c = 0; c < view.channels; ++c) sum += own[c * count + i] * own[c * count + i];
       const bool in = !inside || inside[i / width * grid.width + i % width];
       code[i] = !in ? kOutside : squares_are_finite(sum) ? kTakesPart : kNotFinite;
       if (code[i] != kTakesPart)
-        for (int64_t c = 0; c < view.channels; ++c) own[c * out.plane + i] = 0;
+        for (int64_t c = 0; c < view.channels; ++c) own[c * count + i] = 0;
     }
   }
 }
@@ -565,23 +571,25 @@ template <typename acc>
 class RowScratch {
  public:
   DHVT_HD RowScratch(const CellGrid& grid, int64_t channels)
-      : plane_((grid.cell < grid.height ? grid.cell : grid.height) * grid.width),
-        features_(plane_ * channels),
+      : pixels_((grid.cell < grid.height ? grid.cell : grid.height) * grid.width),
+        features_(pixels_ * channels + kLanes<acc>),
         line_(grid.width),
-        codes_(plane_),
-        whole_(grid.columns) {}
+        codes_(pixels_),
+        whole_(grid.columns) {
+    fill(+features_, pixels_ * channels + kLanes<acc>, acc(0));  // whole blocks are read, see Numbers
+  }
 
   template <typename scalar_t>
   DHVT_HD CellMajorRow<acc> load(const ImageView<const scalar_t>& view, const bool* mask, int64_t b,
                                  const CellGrid& grid, int64_t row) const {
-    const CellMajorRow<acc> out{features_, plane_, codes_, whole_};
+    const CellMajorRow<acc> out{features_, view.channels, codes_, whole_};
     load_row_of_cells<scalar_t, acc>(view, mask ? mask + b * grid.height * grid.width : nullptr, b, grid, row, out,
                                      line_);
     return out;
   }
 
  private:
-  int64_t plane_;
+  int64_t pixels_;
   Scratch<acc> features_, line_;
   Scratch<uint8_t> codes_;
   Scratch<bool> whole_;

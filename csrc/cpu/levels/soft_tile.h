@@ -44,31 +44,49 @@ DHVT_HD Lanes<double> share(Lanes<double> x) {
   return out;
 }
 
+// Numbers of the pixels of a tile: number d of pixel n is data[d * pitch + n] - base[d]. There is a whole block of them
+// where the tile ends within one, and they are finite.
+template <typename acc>
+struct Numbers {
+  const acc* data;
+  int64_t pitch;
+  const acc* base;
+};
+
 // A cell and its candidates. Entry d of a candidate's numbers is x_d: features, y, x.
 template <typename acc>
 struct Cell {
   int64_t row, column, width, count;  // count: pixels
-  const acc* features;                // cell-major planes
-  int64_t plane;
-  const uint8_t* codes;     // of the pixels; null if all take part
-  const acc* base;          // [C+2] what x is relative to
-  const acc* coefficient;   // [C+2,8,kChunk] at the cell's column
-  const acc* constant;      // [8,kChunk] of the scores
-  const acc* difference;    // [C+2,8,kChunk] of candidates to the own centre
-  acc own_constant, scale;  // scale: what a score is still to be multiplied with
-  bool plain;               // scores are scaled and there is a candidate
-  uint32_t present;         // bit k: candidate k exists
+  int64_t first;                      // its first pixel in the row of cells
+  const acc* features;                // [C,count]
+  const uint8_t* codes;               // of the pixels; null if all take part
+  const acc* base;                    // [C+2] what x is relative to
+  const acc* coefficient;             // [C+2,8,kChunk] at the cell's column
+  const acc* constant;                // [8,kChunk] of the scores
+  const acc* difference;              // [C+2,8,kChunk] of candidates to the own centre
+  acc own_constant, scale;            // scale: what a score is still to be multiplied with
+  bool plain;                         // scores are scaled and there is a candidate
+  uint32_t present;                   // bit k: candidate k exists
 };
 
 // What is computed of a tile.
 template <typename acc>
 struct Tile {
-  acc* x;         // [C+2,kStride]
   acc* weight;    // [9,kStride] the assignment
   acc* gradient;  // [9,kStride] its gradient, then that of the scores
   acc* position;  // [2,kStride] of the pixels, from the middle of the cell
   acc* best;      // [kStride] scores
 };
+
+// The two parts of x: of the features, and of the positions.
+template <typename acc>
+DHVT_HD Numbers<acc> feature_part(const Cell<acc>& cell, int64_t start) {
+  return {cell.features + start, cell.count, cell.base};
+}
+template <typename acc>
+DHVT_HD Numbers<acc> position_part(const Cell<acc>& cell, int64_t channels, const Tile<acc>& tile) {
+  return {tile.position, kStride, cell.base + channels};
+}
 
 template <typename acc>
 DHVT_HD int padded(int count) {
@@ -83,27 +101,56 @@ DHVT_HD V combined(const V (&v)[kCandidates], const Combine& combine) {
       v[4]);
 }
 
-// x and the scores of the n pixels of a block.
-template <bool whole, typename acc>
-DHVT_HD void score_block(const Cell<acc>& cell, int64_t channels, int64_t start, int at, int n, const Tile<acc>& tile,
-                         Lanes<acc> (&score)[kCandidates]) {
-  each<kCandidates>(
-      DHVT_EACH(k) { score[k] = splat(k == kOwnCell ? cell.own_constant : cell.constant[other_index(k) * kChunk]); });
+// Blocks whose scores are computed together, so that a coefficient is loaded once for all: as many as the registers
+// hold.
+constexpr int kBlocks = kVectorBytes == 64 ? 2 : 1;
+
+// body<blocks>(at) for all blocks of `count` pixels, kBlocks of them at once while there are.
+template <typename acc, typename Body>
+DHVT_HD void each_blocks(int count, const Body& body) {
+  int at = 0;
+  for (; at + kBlocks * kLanes<acc> <= count; at += kBlocks * kLanes<acc>)
+    body(std::integral_constant<int, kBlocks>{}, at);
+  if constexpr (kBlocks > 1)
+    for (; at < count; at += kLanes<acc>) body(std::integral_constant<int, 1>{}, at);
+}
+
+// A number that is multiplied with every one of neighbouring blocks.
+template <int blocks, typename acc>
+DHVT_HD Lanes<acc> factor_of_blocks(acc value) {
+  Lanes<acc> out = splat(value);
+  if constexpr (blocks > 1) keep_in_register(out);
+  return out;
+}
+
+// The scores of neighbouring blocks; the last one has n pixels.
+template <bool whole, int blocks, typename acc>
+DHVT_HD void score_blocks(const Cell<acc>& cell, int64_t channels, int64_t start, int at, int n, const Tile<acc>& tile,
+                          Lanes<acc> (&score)[blocks][kCandidates]) {
+  each<kCandidates>(DHVT_EACH(k) {
+    each<blocks>(DHVT_EACH(b) {
+      score[b][k] = splat(k == kOwnCell ? cell.own_constant : cell.constant[other_index(k) * kChunk]);
+    });
+  });
   const acc* coefficient = cell.coefficient;
-  acc* out = tile.x + at;
-  const auto add = [&](Lanes<acc> x) __attribute__((always_inline)) {
-    store(out, x);
+  const auto add = [&](const acc* from, acc base, bool padded) __attribute__((always_inline)) {
+    Lanes<acc> x[blocks];
+    each<blocks>(DHVT_EACH(b) {
+      const acc* block = from + b * kLanes<acc>;
+      x[b] = (whole || padded ? load(block) : load_some(block, n)) - base;
+    });
     each<kCandidates>(DHVT_EACH(k) {
-      if constexpr (k != kOwnCell) score[k] += coefficient[other_index(k) * kChunk] * x;
+      if constexpr (k != kOwnCell) {
+        const Lanes<acc> c = factor_of_blocks<blocks>(coefficient[other_index(k) * kChunk]);
+        each<blocks>(DHVT_EACH(b) { score[b][k] += c * x[b]; });
+      }
     });
     coefficient += kOthers * kChunk;
-    out += kStride;
   };
   const acc* feature = cell.features + start + at;
-  for (int64_t c = 0; c < channels; ++c, feature += cell.plane)
-    add((whole ? load(feature) : load_some(feature, n)) - cell.base[c]);
-  add(load(tile.position + at) - cell.base[channels]);
-  add(load(tile.position + kStride + at) - cell.base[channels + 1]);
+  for (int64_t c = 0; c < channels; ++c, feature += cell.count) add(feature, cell.base[c], false);
+  add(tile.position + at, cell.base[channels], true);
+  add(tile.position + kStride + at, cell.base[channels + 1], true);
 }
 
 // 1 where a pixel takes part, else 0.
@@ -116,47 +163,64 @@ DHVT_HD Lanes<acc> usable(const Cell<acc>& cell, int64_t first, int n) {
 }
 
 // Scores, and the best of them in the row after the last candidate's.
-template <bool plain, typename acc>
+template <bool whole, int blocks, typename acc>
 DHVT_HD void store_scores(const Cell<acc>& cell, int64_t channels, int64_t start, int at, int n,
                           const Tile<acc>& tile) {
-  Lanes<acc> value[kCandidates];
-  score_block<plain>(cell, channels, start, at, n, tile, value);
-  each<kCandidates>(DHVT_EACH(k) { store(tile.weight + k * kStride + at, value[k]); });
-  store(tile.best + at, combined(value, [](auto a, auto b) __attribute__((always_inline)) { return maximum(a, b); }));
+  Lanes<acc> value[blocks][kCandidates];
+  score_blocks<whole>(cell, channels, start, at, n, tile, value);
+  each<blocks>(DHVT_EACH(b) {
+    const int here = at + b * kLanes<acc>;
+    each<kCandidates>(DHVT_EACH(k) { store(tile.weight + k * kStride + here, value[b][k]); });
+    store(tile.best + here,
+          combined(value[b], [](auto a, auto c) __attribute__((always_inline)) { return maximum(a, c); }));
+  });
 }
 
+// From scores to shares that are not divided by their sum yet: it takes the place of the best score.
 template <bool plain, typename acc>
-DHVT_HD void softmax_block(const Cell<acc>& cell, int64_t start, int at, int n, const Tile<acc>& tile) {
+DHVT_HD void exponentiate_block(const Cell<acc>& cell, int at, const Tile<acc>& tile) {
   const Lanes<acc> best = load(tile.best + at);
   Lanes<acc> value[kCandidates];
   each<kCandidates>(DHVT_EACH(k) {
-    const Lanes<acc> below = load(tile.weight + k * kStride + at) - best;
+    acc* score = tile.weight + k * kStride + at;
+    const Lanes<acc> below = load(score) - best;
     value[k] = share(plain ? below : below * cell.scale);
+    store(score, value[k]);
   });
-  const Lanes<acc> sum = combined(value, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
-  const Lanes<acc> inverse = (plain ? splat(acc(1)) : usable(cell, start + at, n)) / sum;
-  each<kCandidates>(DHVT_EACH(k) { store(tile.weight + k * kStride + at, value[k] * inverse); });
+  store(tile.best + at, combined(value, [](auto a, auto b) __attribute__((always_inline)) { return a + b; }));
 }
 
-// tile.x and tile.weight = the assignment of `count` pixels from the cell's pixel `start` on, 0 for the rest of a
-// block. In two loops: one block alone is a long chain of dependent operations, longer than processors look ahead.
+template <bool plain, typename acc>
+DHVT_HD void normalize_block(const Cell<acc>& cell, int64_t start, int at, int n, const Tile<acc>& tile) {
+  const Lanes<acc> inverse = (plain ? splat(acc(1)) : usable(cell, start + at, n)) / load(tile.best + at);
+  each<kCandidates>(DHVT_EACH(k) {
+    acc* share = tile.weight + k * kStride + at;
+    store(share, load(share) * inverse);
+  });
+}
+
+// tile.weight = the assignment of `count` pixels from the cell's pixel `start` on, 0 for the rest of a
+// block. In several loops, and each block's division behind the next one's exponentials: one block alone is a long
+// chain of dependent operations, longer than processors look ahead.
 template <typename acc>
 void assign_tile(const Cell<acc>& cell_, int64_t channels, int64_t start, int count, const Tile<acc>& tile_) {
   const Cell<acc> cell = cell_;  // local copies, that no store can change
   const Tile<acc> tile = tile_;
   constexpr int size = kLanes<acc>;
   const int plain = cell.plain && !cell.codes ? count / size * size : 0;
-  for (int at = 0; at < plain; at += size) store_scores<true>(cell, channels, start, at, size, tile);
+  each_blocks<acc>(plain, [&](auto blocks, int at) __attribute__((always_inline)) {
+    store_scores<true, blocks>(cell, channels, start, at, size, tile);
+  });
   for (int at = 0; at < plain; at += size) {
-    // The next tile follows in memory: more channels than the hardware prefetches on its own.
-    const acc* next = cell.features + start + count + at;
-    for (int64_t c = 0; c < channels; ++c) __builtin_prefetch(next + c * cell.plane);
-    softmax_block<true>(cell, start, at, size, tile);
+    exponentiate_block<true>(cell, at, tile);
+    if (at > 0) normalize_block<true>(cell, start, at - size, size, tile);
   }
+  if (plain > 0) normalize_block<true>(cell, start, plain - size, size, tile);
   for (int at = plain; at < count; at += size) {
     const int n = count - at < size ? count - at : size;
-    store_scores<false>(cell, channels, start, at, n, tile);
-    softmax_block<false>(cell, start, at, n, tile);
+    store_scores<false, 1>(cell, channels, start, at, n, tile);
+    exponentiate_block<false>(cell, at, tile);
+    normalize_block<false>(cell, start, at, n, tile);
   }
 }
 
@@ -169,8 +233,9 @@ void label_tile(const Cell<acc>& cell_, int64_t channels, int64_t start, int cou
   const int32_t own = int32_t(cell.row * columns + cell.column);
   for (int at = 0; at < count; at += kLanes<acc>) {
     const int n = count - at < kLanes<acc> ? count - at : kLanes<acc>;
-    Lanes<acc> score[kCandidates];
-    score_block<false>(cell, channels, start, at, n, tile, score);
+    Lanes<acc> scores[1][kCandidates];
+    score_blocks<false>(cell, channels, start, at, n, tile, scores);
+    const auto& score = scores[0];
     Lanes<acc> best = score[kOwnCell];
     Index<acc> label = Index<acc>{} + own;
     each<kCandidates>(DHVT_EACH(k) {
@@ -189,49 +254,52 @@ void label_tile(const Cell<acc>& cell_, int64_t channels, int64_t start, int cou
   }
 }
 
-// Planes whose nine accumulators fit in the registers together.
-constexpr int kPlanes = kVectorBytes == 64 ? 3 : 1;
+// Numbers whose nine accumulators fit in the registers together.
+constexpr int kTogether = kVectorBytes == 64 ? 3 : 1;
 
-template <int planes, bool mass, typename acc>
-DHVT_HD void add_group(const acc* weight, const acc* plane, int padded, bool fresh, acc* lanes, acc* mass_lanes,
-                       int64_t record) {
-  Lanes<acc> sum[planes + mass][kCandidates] = {};
+template <int size, bool mass, typename acc>
+DHVT_HD void add_group(const acc* weight, const Numbers<acc>& numbers, int padded, bool fresh, acc* lanes,
+                       acc* mass_lanes, int64_t record) {
+  Lanes<acc> sum[size + mass][kCandidates] = {};
   if (!fresh)
     each<kCandidates>(DHVT_EACH(k) {
-      each<planes>(DHVT_EACH(p) { sum[p][k] = load(lanes + (k * record + p) * kLanes<acc>); });
-      if constexpr (mass) sum[planes][k] = load(mass_lanes + k * record * kLanes<acc>);
+      each<size>(DHVT_EACH(d) { sum[d][k] = load(lanes + (k * record + d) * kLanes<acc>); });
+      if constexpr (mass) sum[size][k] = load(mass_lanes + k * record * kLanes<acc>);
     });
   for (int n = 0; n < padded; n += kLanes<acc>) {
-    Lanes<acc> value[planes + 1];
-    each<planes>(DHVT_EACH(p) { value[p] = load(plane + p * kStride + n); });
+    Lanes<acc> value[size + 1];
+    each<size>(DHVT_EACH(d) { value[d] = load(numbers.data + d * numbers.pitch + n) - numbers.base[d]; });
     each<kCandidates>(DHVT_EACH(k) {
-      const Lanes<acc> share = load(weight + k * kStride + n);
-      each<planes>(DHVT_EACH(p) { sum[p][k] += share * value[p]; });
-      if constexpr (mass) sum[planes][k] += share;
+      Lanes<acc> share = load(weight + k * kStride + n);
+      if constexpr (kTogether > 1) keep_in_register(share);
+      each<size>(DHVT_EACH(d) { sum[d][k] += share * value[d]; });
+      if constexpr (mass) sum[size][k] += share;
     });
   }
   each<kCandidates>(DHVT_EACH(k) {
-    each<planes>(DHVT_EACH(p) { store(lanes + (k * record + p) * kLanes<acc>, sum[p][k]); });
-    if constexpr (mass) store(mass_lanes + k * record * kLanes<acc>, sum[planes][k]);
+    each<size>(DHVT_EACH(d) { store(lanes + (k * record + d) * kLanes<acc>, sum[d][k]); });
+    if constexpr (mass) store(mass_lanes + k * record * kLanes<acc>, sum[size][k]);
   });
 }
 
-// lanes [9,record] of vectors, entry d of candidate k: += plane d - 1 * weight[k]; entry 0 += weight[k] if `mass`. If
-// `fresh`, nothing is in the lanes yet.
+// lanes [9,record] of vectors, entry `first` + 1 + d of candidate k: += number d * weight[k]; entry 0 += weight[k] if
+// `mass`. If `fresh`, nothing is in the lanes yet.
 template <bool mass, typename acc>
-DHVT_HD void add_products(const acc* weight, const acc* planes, int64_t dims, int padded, bool fresh, acc* lanes,
-                          int64_t record) {
-  int64_t d = 0;
+DHVT_HD void add_products(const acc* weight, Numbers<acc> numbers, int64_t dims, int padded, bool fresh, int64_t first,
+                          acc* lanes, int64_t record) {
+  acc* entry = lanes + (first + 1) * kLanes<acc>;
   const auto group = [&](auto size, auto with_mass) __attribute__((always_inline)) {
-    add_group<size, with_mass>(weight, planes + d * kStride, padded, fresh, lanes + (d + 1) * kLanes<acc>, lanes,
-                               record);
-    d += size;
+    add_group<size, with_mass>(weight, numbers, padded, fresh, entry, lanes, record);
+    numbers.data += size * numbers.pitch;
+    numbers.base += size;
+    entry += size * kLanes<acc>;
+    dims -= size;
   };
   constexpr std::bool_constant<mass> last;
-  while (d + kPlanes <= dims) group(std::integral_constant<int, kPlanes>{}, std::false_type{});
-  if (kPlanes > 2 && dims - d == 2)
+  while (dims >= kTogether) group(std::integral_constant<int, kTogether>{}, std::false_type{});
+  if (kTogether > 2 && dims == 2)
     group(std::integral_constant<int, 2>{}, last);
-  else if (kPlanes > 1 && dims - d == 1)
+  else if (kTogether > 1 && dims == 1)
     group(std::integral_constant<int, 1>{}, last);
   else if (mass)
     group(std::integral_constant<int, 0>{}, last);
@@ -243,66 +311,108 @@ template <typename acc>
 struct Vectors {
   const acc* row[3];
   int64_t pitch;
+
+  // Without the first numbers.
+  DHVT_HD Vectors from(int64_t first) const {
+    const int64_t at = first * pitch;
+    return {{row[0] + at, row[1] + at, row[2] + at}, pitch};
+  }
 };
 
-// tile.gradient = `constant`s (or += if null) of the candidates + vectors . planes.
-template <typename acc>
-DHVT_HD void add_linear(const acc* constant, const Vectors<acc>& vectors, const acc* planes, int64_t dims, int padded,
-                        acc* out) {
-  for (int n = 0; n < padded; n += kLanes<acc>) {
-    Lanes<acc> sum[kCandidates];
-    if (constant)
-      each<kCandidates>(DHVT_EACH(k) { sum[k] = splat(constant[k * kChunk]); });
-    else
-      each<kCandidates>(DHVT_EACH(k) { sum[k] = load(out + k * kStride + n); });
-    const acc *above = vectors.row[0], *own = vectors.row[1], *below = vectors.row[2];
-    const acc* plane = planes + n;
-    for (int64_t d = 0; d < dims; ++d) {
-      const Lanes<acc> x = load(plane);
-      each<kCandidates>(DHVT_EACH(k) { sum[k] += (k < 3 ? above : k < 6 ? own : below)[k % 3 - 1] * x; });
-      above += vectors.pitch;
-      own += vectors.pitch;
-      below += vectors.pitch;
-      plane += kStride;
-    }
-    each<kCandidates>(DHVT_EACH(k) { store(out + k * kStride + n, sum[k]); });
+// sum[k] of neighbouring blocks += vectors_k . numbers.
+template <int blocks, typename acc>
+DHVT_HD void add_inner_products(const Vectors<acc>& vectors, const Numbers<acc>& numbers, int64_t dims, int at,
+                                Lanes<acc> (&sum)[blocks][kCandidates]) {
+  const acc *above = vectors.row[0], *own = vectors.row[1], *below = vectors.row[2];
+  const acc* from = numbers.data + at;
+  for (int64_t d = 0; d < dims; ++d, from += numbers.pitch) {
+    Lanes<acc> x[blocks];
+    each<blocks>(DHVT_EACH(b) { x[b] = load(from + b * kLanes<acc>) - numbers.base[d]; });
+    each<kCandidates>(DHVT_EACH(k) {
+      const Lanes<acc> v = factor_of_blocks<blocks>((k < 3 ? above : k < 6 ? own : below)[k % 3 - 1]);
+      each<blocks>(DHVT_EACH(b) { sum[b][k] += v * x[b]; });
+    });
+    above += vectors.pitch;
+    own += vectors.pitch;
+    below += vectors.pitch;
   }
 }
 
-// From the gradient of the assignment to that of the scores, but for the factor 1 / temperature.
+// tile.gradient += vectors . numbers.
+template <typename acc>
+DHVT_HD void add_linear(const Vectors<acc>& vectors, const Numbers<acc>& numbers, int64_t dims, int padded, acc* out) {
+  each_blocks<acc>(padded, [&](auto blocks, int at) __attribute__((always_inline)) {
+    Lanes<acc> sum[blocks][kCandidates];
+    each<blocks>(DHVT_EACH(b) {
+      each<kCandidates>(DHVT_EACH(k) { sum[b][k] = load(out + k * kStride + at + b * kLanes<acc>); });
+    });
+    add_inner_products<blocks>(vectors, numbers, dims, at, sum);
+    each<blocks>(DHVT_EACH(b) {
+      each<kCandidates>(DHVT_EACH(k) { store(out + k * kStride + at + b * kLanes<acc>, sum[b][k]); });
+    });
+  });
+}
+
+// From the gradient of a block's assignment to that of the scores, but for the factor 1 / temperature.
+template <typename acc>
+DHVT_HD void softmax_backward_block(const acc* weight, const Lanes<acc> (&gradient)[kCandidates], acc* out) {
+  Lanes<acc> value[kCandidates];
+  each<kCandidates>(DHVT_EACH(k) { value[k] = load(weight + k * kStride) * gradient[k]; });
+  const Lanes<acc> inner = combined(value, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+  each<kCandidates>(DHVT_EACH(k) { store(out + k * kStride, value[k] - load(weight + k * kStride) * inner); });
+}
+
 template <typename acc>
 DHVT_HD void softmax_backward(const acc* weight, acc* gradient, int padded) {
   for (int n = 0; n < padded; n += kLanes<acc>) {
     Lanes<acc> value[kCandidates];
-    each<kCandidates>(DHVT_EACH(k) { value[k] = load(weight + k * kStride + n) * load(gradient + k * kStride + n); });
-    const Lanes<acc> inner = combined(value, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
-    each<kCandidates>(
-        DHVT_EACH(k) { store(gradient + k * kStride + n, value[k] - load(weight + k * kStride + n) * inner); });
+    each<kCandidates>(DHVT_EACH(k) { value[k] = load(gradient + k * kStride + n); });
+    softmax_backward_block(weight + n, value, gradient + n);
   }
 }
 
-// Adds to `channels` gradient planes what the shares give, sum_k weight[k] vectors_k, and what the scores give,
-// factor * sum_k gradient[k] difference_k.
-template <int channels, bool shares, bool scores, typename acc>
+// tile.gradient = the gradient of the scores, where that of the assignment is `constant`s + vectors . x.
+template <typename acc>
+DHVT_HD void linear_backward(const acc* constant, const Vectors<acc>& vectors, const Cell<acc>& cell, int64_t channels,
+                             int64_t start, int padded, const Tile<acc>& tile) {
+  const Vectors<acc> of_position = vectors.from(channels);
+  each_blocks<acc>(padded, [&](auto blocks, int at) __attribute__((always_inline)) {
+    Lanes<acc> sum[blocks][kCandidates];
+    each<blocks>(DHVT_EACH(b) { each<kCandidates>(DHVT_EACH(k) { sum[b][k] = splat(constant[k * kChunk]); }); });
+    add_inner_products<blocks>(vectors, feature_part(cell, start), channels, at, sum);
+    add_inner_products<blocks>(of_position, position_part(cell, channels, tile), 2, at, sum);
+    each<blocks>(DHVT_EACH(b) {
+      const int here = at + b * kLanes<acc>;
+      softmax_backward_block(tile.weight + here, sum[b], tile.gradient + here);
+    });
+  });
+}
+
+// Adds to `channels` gradient planes of neighbouring blocks what the shares give, sum_k weight[k] vectors_k, and what
+// the scores give, factor * sum_k gradient[k] difference_k.
+template <int channels, bool shares, bool scores, int blocks, typename acc>
 DHVT_HD void spread_group(const Tile<acc>& tile, const Vectors<acc>& vectors, const acc* difference, acc factor, int at,
-                          Lanes<acc> (&out)[channels]) {
-  Lanes<acc> from_scores[channels];
+                          Lanes<acc> (&out)[blocks][channels]) {
+  Lanes<acc> from_scores[blocks][channels] = {};
+  const auto add = [&](const acc* rows, auto k, auto number, auto& to) __attribute__((always_inline)) {
+    Lanes<acc> value[blocks];
+    each<blocks>(DHVT_EACH(b) { value[b] = load(rows + k * kStride + at + b * kLanes<acc>); });
+    each<channels>(DHVT_EACH(c) {
+      const Lanes<acc> v = factor_of_blocks<blocks>(number(c));
+      each<blocks>(DHVT_EACH(b) { to[b][c] += value[b] * v; });
+    });
+  };
   if constexpr (scores)
     each<kCandidates>(DHVT_EACH(k) {
-      if constexpr (k != kOwnCell) {
-        const Lanes<acc> value = load(tile.gradient + k * kStride + at);
-        each<channels>(DHVT_EACH(c) {
-          const acc number = difference[(c * kOthers + other_index(k)) * kChunk];
-          from_scores[c] = k == 0 ? value * number : from_scores[c] + value * number;
-        });
-      }
+      if constexpr (k != kOwnCell)
+        add(tile.gradient, k, [&](int c) { return difference[(c * kOthers + other_index(k)) * kChunk]; }, from_scores);
     });
   if constexpr (shares)
     each<kCandidates>(DHVT_EACH(k) {
-      const Lanes<acc> value = load(tile.weight + k * kStride + at);
-      each<channels>(DHVT_EACH(c) { out[c] += value * vectors.row[k / 3][c * vectors.pitch + k % 3 - 1]; });
+      add(tile.weight, k, [&](int c) { return vectors.row[k / 3][c * vectors.pitch + k % 3 - 1]; }, out);
     });
-  if constexpr (scores) each<channels>(DHVT_EACH(c) { out[c] += factor * from_scores[c]; });
+  if constexpr (scores)
+    each<blocks>(DHVT_EACH(b) { each<channels>(DHVT_EACH(c) { out[b][c] += factor * from_scores[b][c]; }); });
 }
 
 // How the gradient of a cell's pixels is kept: cell-major planes, like its features.
@@ -316,19 +426,26 @@ struct GradientPlanes {
 template <int channels, bool shares, bool scores, typename acc>
 DHVT_HD void spread_channels(const Tile<acc>& tile, const Vectors<acc>& vectors, const acc* difference, acc factor,
                              int count, const GradientPlanes<acc>& out) {
-  for (int at = 0; at < count; at += kLanes<acc>) {
-    const int n = count - at < kLanes<acc> ? count - at : kLanes<acc>;
-    Lanes<acc> value[channels];
-    each<channels>(DHVT_EACH(c) {
-      const acc* from = out.data + c * out.plane + at;
-      value[c] = out.fresh ? Lanes<acc>{} : n == kLanes<acc> ? load(from) : load_some(from, n);
+  constexpr int size = kLanes<acc>;
+  const int whole = count / size * size;
+  each_blocks<acc>(whole, [&](auto blocks, int at) __attribute__((always_inline)) {
+    Lanes<acc> value[blocks][channels];
+    each<blocks>(DHVT_EACH(b) {
+      each<channels>(
+          DHVT_EACH(c) { value[b][c] = out.fresh ? Lanes<acc>{} : load(out.data + c * out.plane + at + b * size); });
     });
     spread_group<channels, shares, scores>(tile, vectors, difference, factor, at, value);
-    each<channels>(DHVT_EACH(c) {
-      acc* to = out.data + c * out.plane + at;
-      n == kLanes<acc> ? store(to, value[c]) : store_some(to, value[c], n);
+    each<blocks>(DHVT_EACH(b) {
+      each<channels>(DHVT_EACH(c) { store(out.data + c * out.plane + at + b * size, value[b][c]); });
     });
-  }
+  });
+  if (whole == count) return;
+  Lanes<acc> value[1][channels];
+  each<channels>(DHVT_EACH(c) {
+    value[0][c] = out.fresh ? Lanes<acc>{} : load_some(out.data + c * out.plane + whole, count - whole);
+  });
+  spread_group<channels, shares, scores>(tile, vectors, difference, factor, whole, value);
+  each<channels>(DHVT_EACH(c) { store_some(out.data + c * out.plane + whole, value[0][c], count - whole); });
 }
 
 template <bool shares, bool scores, typename acc>
@@ -336,7 +453,7 @@ DHVT_HD void spread(const Tile<acc>& tile, Vectors<acc> vectors, const acc* diff
                     int count, GradientPlanes<acc> out) {
   const auto group = [&](auto size) __attribute__((always_inline)) {
     spread_channels<size, shares, scores>(tile, vectors, difference, factor, count, out);
-    for (auto& row : vectors.row) row += size * vectors.pitch;
+    vectors = vectors.from(size);
     difference += size * kOthers * kChunk;
     out.data += size * out.plane;
     channels -= size;
