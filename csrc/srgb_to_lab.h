@@ -60,14 +60,16 @@ DHVT_HD acc lab_curve(acc t, acc* slope) {
   return curved ? x * (s * s) : t * acc(kLabSlope) + acc(kLabOffset);
 }
 
+// Row i of XYZ.
 template <typename acc>
-DHVT_HD void lab_from_srgb(const acc srgb[3], acc lab[3]) {
-  acc linear[3], g[3], slope;
-  for (int c = 0; c < 3; ++c) linear[c] = linear_light(srgb[c], &slope);
-  for (int i = 0; i < 3; ++i)
-    g[i] = lab_curve(
-        acc(kLinearToXyz[i][0]) * linear[0] + acc(kLinearToXyz[i][1]) * linear[1] + acc(kLinearToXyz[i][2]) * linear[2],
-        &slope);
+DHVT_HD acc xyz_from_linear(const acc linear[3], int i) {
+  return acc(kLinearToXyz[i][0]) * linear[0] + acc(kLinearToXyz[i][1]) * linear[1] +
+         acc(kLinearToXyz[i][2]) * linear[2];
+}
+
+// g [3]: g(X), g(Y), g(Z).
+template <typename acc>
+DHVT_HD void lab_from_curve(const acc g[3], acc lab[3]) {
   lab[0] = acc(116) * g[1] - acc(16);
   lab[1] = acc(500) * (g[0] - g[1]);
   lab[2] = acc(200) * (g[1] - g[2]);
@@ -78,10 +80,7 @@ template <typename acc>
 DHVT_HD void lab_from_srgb_backward(const acc srgb[3], acc grad[3]) {
   acc linear[3], light_slope[3], curve_slope[3];
   for (int c = 0; c < 3; ++c) linear[c] = linear_light(srgb[c], &light_slope[c]);
-  for (int i = 0; i < 3; ++i)
-    lab_curve(
-        acc(kLinearToXyz[i][0]) * linear[0] + acc(kLinearToXyz[i][1]) * linear[1] + acc(kLinearToXyz[i][2]) * linear[2],
-        &curve_slope[i]);
+  for (int i = 0; i < 3; ++i) lab_curve(xyz_from_linear(linear, i), &curve_slope[i]);
   const acc xyz[3] = {acc(500) * grad[1] * curve_slope[0],
                       (acc(116) * grad[0] - acc(500) * grad[1] + acc(200) * grad[2]) * curve_slope[1],
                       acc(-200) * grad[2] * curve_slope[2]};

@@ -1,7 +1,8 @@
-// Gaussian smoothing that stops at the border, at masked pixels and at NaN. One task per tile, which smooths its rows
-// and those within the radius into a scratch, then its columns from there: every pixel is read little more than once.
+// Gaussian smoothing that stops at the border, at masked pixels and at NaN. A task is a range
+// of rows, as many columns wide as stay in the cache; every pixel is read little more than once.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include "common.h"
 #include "cpu/levels/gaussian_blur_kernels.h"
@@ -22,7 +23,6 @@ void blur(const Tensor& images, const std::optional<Tensor>& mask, double sigma,
   const int64_t radius_y = blur_radius(sigma, height), radius_x = blur_radius(sigma, width);
   std::vector<acc> weights(std::max(radius_y, radius_x) + 1);
   for (size_t d = 0; d < weights.size(); ++d) weights[d] = acc(std::exp(-0.5 * (d / sigma) * (d / sigma)));
-  const int64_t rows = std::max<int64_t>(32, radius_y), columns = std::max<int64_t>(256, (radius_x + 15) / 16 * 16);
   const Blur<scalar_t> args{image_view<scalar_t>(images),
                             mutable_image_view<scalar_t>(out),
                             data<bool>(mask),
@@ -30,15 +30,18 @@ void blur(const Tensor& images, const std::optional<Tensor>& mask, double sigma,
                             weights.data(),
                             radius_y,
                             radius_x,
-                            rows,
-                            columns};
-  const int64_t tiles_y = (height + rows - 1) / rows, tiles_x = (width + columns - 1) / columns;
-  const auto tile = DHVT_AT_LEVEL(blur_tile<scalar_t>);
-  torch::stable::parallel_for(0, batch * tiles_y * tiles_x, 1, [&](int64_t begin, int64_t end) {
-    std::vector<acc> scratch(args.scratch());
-    for (int64_t task = begin; task < end; ++task)
-      tile(args, adjoint, task / (tiles_y * tiles_x), task / tiles_x % tiles_y * rows, task % tiles_x * columns,
-           scratch.data());
+                            std::max<int64_t>(256, (radius_x + kBlurAlign - 1) / kBlurAlign * kBlurAlign)};
+  const int64_t across = (width + args.columns - 1) / args.columns;
+  const auto rows = DHVT_AT_LEVEL(blur_rows<scalar_t>);
+  // A range begins with a radius of rows that belong to the one before.
+  const int64_t grain = std::max<int64_t>(16, 2 * radius_y);
+  torch::stable::parallel_for(0, batch * across * height, grain, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<acc[]> scratch(new acc[args.scratch()]);
+    for (int64_t next; begin < end; begin = next) {
+      const int64_t column = begin / height, y = begin % height;
+      next = std::min(end, (column + 1) * height);
+      rows(args, adjoint, column / across, column % across * args.columns, y, y + next - begin, scratch.get());
+    }
   });
 }
 

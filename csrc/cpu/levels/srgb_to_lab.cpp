@@ -38,13 +38,21 @@ void lab_row(const ImageView<const scalar_t>& images, const ImageView<acc_t<scal
   const int64_t size = std::min(images.width - x, kLabPixels), padded = (size + 15) / 16 * 16;
   Rows<acc> rows;
   load(images, b, y, x, size, rows);
+  acc slope;
+  // One short chain of dependent steps per loop, so that several vectors are under way at a time.
+  for (auto& row : rows.channel)
+    for (int64_t i = 0; i < padded; ++i) row[i] = linear_light(row[i], &slope);
   for (int64_t i = 0; i < padded; ++i) {
-    const acc srgb[3] = {rows.channel[0][i], rows.channel[1][i], rows.channel[2][i]};
+    const acc linear[3] = {rows.channel[0][i], rows.channel[1][i], rows.channel[2][i]};
+    for (int c = 0; c < 3; ++c) rows.channel[c][i] = xyz_from_linear(linear, c);
+  }
+  for (auto& row : rows.channel)
+    for (int64_t i = 0; i < padded; ++i) row[i] = lab_curve(row[i], &slope);
+  for (int64_t i = 0; i < padded; ++i) {
+    const acc curve[3] = {rows.channel[0][i], rows.channel[1][i], rows.channel[2][i]};
     acc out[3];
-    lab_from_srgb(srgb, out);
-    rows.channel[0][i] = out[0];
-    rows.channel[1][i] = out[1];
-    rows.channel[2][i] = out[2];
+    lab_from_curve(curve, out);
+    for (int c = 0; c < 3; ++c) rows.channel[c][i] = out[c];
   }
   store(rows, lab, b, y, x, size);
 }
