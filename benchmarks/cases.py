@@ -115,33 +115,37 @@ def gaussian_blur(s: Scene) -> Work:
     )
 
 
-def clustering(s: Scene, iterations: int) -> Work:
+def clustering(s: Scene, cell: int, iterations: int) -> Work:
     """Peers get the photograph in bytes, and the same number of cells and iterations."""
-    gathers = partial(reference.soft_cluster, mask=None, coefficients=None, **CLUSTERING, iterations=iterations)
+    options = CLUSTERING | {"cell": cell, "iterations": iterations}
+    gathers = partial(reference.soft_cluster, mask=None, coefficients=None, **options)
+    cells = -(-s.height // cell) * -(-s.width // cell)
     return Work(
-        partial(dk.soft_cluster, **CLUSTERING, iterations=iterations),
+        partial(dk.soft_cluster, **options),
         (s.features,),
         costs.soft_cluster(s, iterations),
         {
             "PyTorch gathers": Peer(lambda: gathers, tensors=True),
-            "fast-slic AVX2": Peer(lambda: peers.fast_slic(s.bytes_images, s.cells, iterations)),
-            "OpenCV SEEDS": Peer(lambda: peers.opencv_seeds(s.bytes_images, s.cells, iterations)),
-            "OpenCV SLIC": Peer(lambda: peers.opencv_slic(s.bytes_images, CELL, iterations)),
-            "scikit-image SLIC": Peer(lambda: peers.skimage_slic(s.bytes_images, s.cells, iterations)),
+            "fast-slic AVX2": Peer(lambda: peers.fast_slic(s.bytes_images, cells, iterations)),
+            "OpenCV SEEDS": Peer(lambda: peers.opencv_seeds(s.bytes_images, cells, iterations)),
+            "OpenCV SLIC": Peer(lambda: peers.opencv_slic(s.bytes_images, cell, iterations)),
+            "scikit-image SLIC": Peer(lambda: peers.skimage_slic(s.bytes_images, cells, iterations)),
         },
     )
 
 
 @operator("1x5x480x640", "1x20x480x640", backward=True, reference=1 << 21)
 def soft_cluster_10(s: Scene) -> Work:
-    return clustering(s, 10)
+    """As superpixels are usually made: cells of 16 px, 10 iterations."""
+    return clustering(s, 16, 10)
 
 
 @operator(
     "1x3x224x224", "8x20x224x224", "1x8x512x512", "1x32x512x512", "1x3x2048x2048", backward=True, reference=1 << 18
 )
 def soft_cluster(s: Scene) -> Work:
-    return clustering(s, 5)
+    """As the tokenizer does: cells of 8 px, 5 iterations."""
+    return clustering(s, CELL, 5)
 
 
 @operator("1x3x224x224", "1x20x512x512", backward=True, reference=1 << 23)

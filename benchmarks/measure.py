@@ -23,6 +23,8 @@ from .scene import scene
 BURST = 1e-3
 #: The most rounds, and the fewest of an implementation whose calls are longer than the time it is given.
 MOST_ROUNDS, FEWEST_ROUNDS = 50, 3
+#: A call that takes so many seconds is made in one round.
+LONG = 5.0
 #: Side of the square float32 matrices whose product is the FMA ceiling: 1 MiB each, what one core's L2 cache holds.
 MATRIX = {"cpu": 512, "cuda": 4096}
 #: Below this the copy ceiling would measure the call.
@@ -39,6 +41,8 @@ class Implementation:
     call: Call
     #: The backend in force during the call; None for others' code.
     backend: str | None = None
+    #: Seconds of the first call, if there was one already.
+    first: float | None = None
     #: Seconds per call of each round; NaN where it did not take part.
     seconds: list[float] = field(default_factory=list)
     #: Bytes above the inputs at the highest point of one call; None where they cannot be measured.
@@ -69,13 +73,15 @@ def implementations(case: Case, device: str, missing: set[str]) -> tuple[dict[st
     for name, peer in work.peers.items():
         if not peer.tensors and (backward or device != "cpu"):
             continue
-        if name == "PyTorch gathers" and not (case.reference and backward):
-            continue  # forward it is the reference itself
+        if name == "PyTorch gathers":
+            if not (case.reference and backward):
+                continue  # forward it is the reference itself
+            found.pop("reference", None)  # backward it is the same, without recomputation
         try:
             call = peer.make()
             one = Implementation("peer", _direction(work, call, backward) if peer.tensors else call)
             with torch.no_grad():
-                one.run()
+                one.first = seconds(one.run, 1, device)
         except ModuleNotFoundError as error:
             missing.add(str(error))
         except Exception as error:  # a limit of theirs must not cost the case
@@ -168,11 +174,11 @@ def measure(found: dict[str, Implementation], device: str, max_time: float, min_
         plan = {}
         for name, one in found.items():
             with _in_force(one):
-                once = seconds(one.run, 1, device)
+                once = seconds(one.run, 1, device) if one.first is None else one.first
                 if once < max_time:  # the first call may have paid for more
                     once = seconds(one.run, 1, device)
             repeats = max(1, min(round(BURST / max(once, 1e-9)), 1000))
-            fewest = FEWEST_ROUNDS if once > max_time else max(min_rounds, FEWEST_ROUNDS)
+            fewest = 1 if once > LONG else FEWEST_ROUNDS if once > max_time else max(min_rounds, FEWEST_ROUNDS)
             rounds = max(fewest, min(round(max_time / (repeats * once)), MOST_ROUNDS))
             plan[name] = (repeats, rounds)
         total = next(iter(plan.values()))[1]

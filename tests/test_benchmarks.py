@@ -193,13 +193,14 @@ def test_implementations_take_turns_and_slow_ones_sit_out(monkeypatch):
 
         return Implementation("ours", call)
 
-    found = {"quick": costs("quick", 0.01), "peer": costs("peer", 0.01), "slow": costs("slow", 10.0)}
+    found = {"quick": costs("quick", 0.01), "peer": costs("peer", 0.01), "slow": costs("slow", 2.0)}
+    found["long"] = costs("long", 10.0)
     measure.measure(found, "cpu", max_time=0.1, min_rounds=5)
     assert len(found["quick"].seconds) == len(found["slow"].seconds) == 10
     assert found["quick"].seconds == pytest.approx([0.01] * 10)
-    taken = [number for number, value in enumerate(found["slow"].seconds) if value == value]
-    assert taken == [3, 6, 9]
-    timed = [name for name in calls[5:] if name != "slow"]
+    for name, rounds in (("slow", [3, 6, 9]), ("long", [9])):
+        assert [number for number, value in enumerate(found[name].seconds) if value == value] == rounds
+    timed = [name for name in calls[6:] if name not in ("slow", "long")]
     assert all({*timed[i : i + 2]} == {"quick", "peer"} for i in range(0, len(timed), 2))
 
 
