@@ -201,11 +201,11 @@ def segment_pool(
         call = _Max.apply if needs_grad(features) else ops.segment_max
         return call(features, labels, num_segments)[0]
     sums, mass = segment_sum(features, labels, weights, num_segments)
-    if reduce == "mean":
+    if reduce == "mean" and weights is None:
+        sums = sums / mass.clamp(min=1).unsqueeze(-1)
+    elif reduce == "mean":  # weights of both signs can sum to 0 where the features do not
         empty = (mass == 0).unsqueeze(-1)
-        sums = sums / mass.unsqueeze(-1).masked_fill(empty, 1)
-        if weights is not None:  # weights of both signs can sum to 0 where the features do not
-            sums = sums.masked_fill(empty, 0)
+        sums = (sums / mass.unsqueeze(-1).masked_fill(empty, 1)).masked_fill(empty, 0)
     return sums.to(features.dtype)
 
 

@@ -99,13 +99,14 @@ void sum_planes(const ImageView<const scalar_t>& view, const Tile& tile, const T
     }
 }
 
-// out [C] += the sum of n pixels of C adjacent channels, times weight [n] if given. Four pixels at a time: out is read
-// and written once for all of them.
+// out [C] += the sum of n pixels of C adjacent channels, times weight [n] if given. Four pixels of few channels at a
+// time: out is read and written once for all of them. Pixels of many are fetched ahead: that keeps the memory busy.
 template <bool weighted, typename scalar_t, typename acc>
 void add_pixels(const scalar_t* pixel, int64_t stride, int64_t n, int64_t channels, const acc* weight,
                 acc* __restrict out) {
+  constexpr int64_t kLine = 64 / sizeof(scalar_t);
   int64_t i = 0;
-  for (; i + 4 <= n; i += 4, pixel += 4 * stride) {
+  for (; i + 4 <= n && channels < 4 * kLine; i += 4, pixel += 4 * stride) {
     const scalar_t *p0 = pixel, *p1 = pixel + stride, *p2 = pixel + 2 * stride, *p3 = pixel + 3 * stride;
     if constexpr (weighted) {
       const acc w0 = weight[i], w1 = weight[i + 1], w2 = weight[i + 2], w3 = weight[i + 3];
@@ -117,6 +118,7 @@ void add_pixels(const scalar_t* pixel, int64_t stride, int64_t n, int64_t channe
   }
   for (; i < n; ++i, pixel += stride) {
     const acc w = weighted ? weight[i] : acc(1);
+    for (int64_t c = 0; c < channels; c += kLine) __builtin_prefetch(pixel + 4 * stride + c);
     for (int64_t c = 0; c < channels; ++c) out[c] += w * acc(pixel[c]);
   }
 }
