@@ -32,68 +32,6 @@ void resample_row(const T* row, const Columns<acc>& x, const Value& value, acc* 
   }
 }
 
-#ifdef __AVX512F__
-DHVT_HD __mmask16 lanes_below(int64_t n) { return n >= 16 ? __mmask16(0xffff) : __mmask16((1u << n) - 1); }
-
-// The offsets of 16 samples relative to the first. Clamped, they do not decrease.
-DHVT_HD __m512i relative(const int64_t* offset, int64_t base, int64_t n) {
-  alignas(64) int32_t out[16] = {};
-  for (int64_t j = 0; j < n; ++j) out[j] = static_cast<int32_t>(offset[j] - base);
-  return _mm512_load_si512(out);
-}
-
-// The same by permutations of 32 pixels where the samples lie that close, else by gathers. T: float or int32_t.
-// value(16 pixels) are the 16 numbers. out is padded to whole vectors.
-template <typename T, typename Value>
-void resample_row_avx512(const T* row, const Columns<float>& x, const Value& value, float* out) {
-  for (int64_t j = 0; j < x.size; j += 16) {
-    const int64_t n = std::min<int64_t>(16, x.size - j), base = x.low[j], span = x.high[j + n - 1] - base + 1;
-    const __mmask16 used = lanes_below(n);
-    const __m512i low = relative(x.low + j, base, n), high = relative(x.high + j, base, n);
-    const __m512 share = _mm512_maskz_loadu_ps(used, x.share + j), zero = _mm512_setzero_ps();
-    __m512 a, b;
-    if (span <= 32) {
-      const __m512 near = value(_mm512_maskz_loadu_epi32(lanes_below(span), row + base));
-      const __m512 far = span > 16 ? value(_mm512_maskz_loadu_epi32(lanes_below(span - 16), row + base + 16)) : zero;
-      a = _mm512_permutex2var_ps(near, low, far);
-      b = _mm512_permutex2var_ps(near, high, far);
-    } else {
-      const __m512i none = _mm512_setzero_si512();
-      a = value(_mm512_mask_i32gather_epi32(none, used, low, row + base, 4));
-      b = value(_mm512_mask_i32gather_epi32(none, used, high, row + base, 4));
-    }
-    const __mmask16 mixes = _mm512_cmp_ps_mask(share, zero, _CMP_GT_OQ);
-    const __m512 mixed = _mm512_fmadd_ps(share, b, _mm512_mul_ps(_mm512_sub_ps(_mm512_set1_ps(1), share), a));
-    _mm512_storeu_ps(out + j, _mm512_mask_blend_ps(mixes, a, mixed));
-  }
-}
-#endif
-
-template <typename scalar_t, typename acc>
-void resample_pixels(const scalar_t* row, const Columns<acc>& x, acc* fetched, acc* out) {
-#ifdef __AVX512F__
-  if constexpr (std::is_same_v<scalar_t, float>) {
-    if (x.high[x.size - 1] - x.low[0] < INT32_MAX)
-      return resample_row_avx512(row, x, [](__m512i v) { return _mm512_castsi512_ps(v); }, out);
-  }
-#endif
-  resample_row(row, x, [](scalar_t v) { return static_cast<acc>(v); }, fetched, out);
-}
-
-// The row of the indicator of label k.
-template <typename acc>
-void resample_labels(const int32_t* row, const Columns<acc>& x, int32_t k, acc* fetched, acc* out) {
-#ifdef __AVX512F__
-  if constexpr (std::is_same_v<acc, float>) {
-    const __m512i own = _mm512_set1_epi32(k);
-    const __m512 one = _mm512_set1_ps(1);
-    return resample_row_avx512(
-        row, x, [=](__m512i v) { return _mm512_maskz_mov_ps(_mm512_cmpeq_epi32_mask(v, own), one); }, out);
-  }
-#endif
-  resample_row(row, x, [k](int32_t v) { return v == k ? acc(1) : acc(0); }, fetched, out);
-}
-
 // Bilinear resampling of one plane in two steps: rows are resampled along x once each and kept while neighbouring
 // samples need them, then mixed along y. row(y, fetched, out) resamples row y. out [P,P].
 template <typename scalar_t, typename acc, typename Row>
@@ -119,6 +57,130 @@ DHVT_HD void resample(const Axis<acc>& y, int64_t size, acc* rows, const Row& ro
   }
 }
 
+#ifdef __AVX512F__
+// Sixteen columns of samples: the pixels of each, counted from `base`, of `span` pixels.
+struct Block {
+  int64_t base, span;
+  __m512i low, high;
+  __m512 share;
+  __mmask16 used;
+};
+
+DHVT_HD Block block_of(const Columns<float>& x, int64_t j) {
+  const int64_t n = std::min<int64_t>(16, x.size - j), base = x.low[j];
+  const auto relative = [=](const int64_t* offset) {
+    const __m512i first = _mm512_set1_epi64(base);
+    const __m512i lower_halves = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_epi32(_mm512_sub_epi64(_mm512_loadu_si512(offset + j), first), lower_halves,
+                                     _mm512_sub_epi64(_mm512_loadu_si512(offset + j + 8), first));
+  };
+  const __mmask16 used = static_cast<__mmask16>((1u << n) - 1);
+  return {
+      base, x.high[j + n - 1] - base + 1, relative(x.low), relative(x.high), _mm512_maskz_loadu_ps(used, x.share + j),
+      used};
+}
+
+// (1 - t) a + t b, a for t = 0
+DHVT_HD __m512 mix_lanes(__m512 a, __m512 b, __m512 t) {
+  const __m512 mixed = _mm512_fmadd_ps(t, b, _mm512_mul_ps(_mm512_sub_ps(_mm512_set1_ps(1), t), a));
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(t, _mm512_setzero_ps(), _CMP_GT_OQ), a, mixed);
+}
+
+// A block of the columns of a row, by permutations of N vectors that hold all its pixels; N = 0: by gathers.
+// value(16 pixels) are the 16 numbers to resample.
+template <int N, typename T, typename Value>
+DHVT_HD __m512 resample_block(const T* row, const Block& x, const Value& value) {
+  if constexpr (N == 0) {
+    const __m512i none = _mm512_setzero_si512();
+    return mix_lanes(value(_mm512_mask_i32gather_epi32(none, x.used, x.low, row + x.base, 4)),
+                     value(_mm512_mask_i32gather_epi32(none, x.used, x.high, row + x.base, 4)), x.share);
+  } else {
+    __m512 pixels[N];
+    for (int v = 0; v < N; ++v) {
+      const auto mask = static_cast<__mmask16>(_bzhi_u64(~0ull, x.span) >> (16 * v));
+      pixels[v] = value(_mm512_maskz_loadu_epi32(mask, row + x.base + 16 * v));
+    }
+    const auto pick = [&](__m512i index) {
+      if constexpr (N == 2) return _mm512_permutex2var_ps(pixels[0], index, pixels[1]);
+      if constexpr (N == 4)
+        return _mm512_mask_blend_ps(_mm512_test_epi32_mask(index, _mm512_set1_epi32(32)),
+                                    _mm512_permutex2var_ps(pixels[0], index, pixels[1]),
+                                    _mm512_permutex2var_ps(pixels[2], index, pixels[3]));
+    };
+    return mix_lanes(pick(x.low), pick(x.high), x.share);
+  }
+}
+
+// A plane without a branch per sample: rows are resampled twice rather than kept, which costs less than to know which.
+template <int N, typename T, typename Value>
+DHVT_HD void resample_columns(const T* plane, int64_t stride, const Axis<float>& y, const Block& x, int64_t size,
+                              const Value& value, float* out) {
+  for (int64_t i = 0; i < size; ++i) {
+    const __m512 a = resample_block<N>(plane + y.low[i] * stride, x, value);
+    const __m512 b = resample_block<N>(plane + y.high[i] * stride, x, value);
+    _mm512_mask_storeu_ps(out + i * size, x.used, mix_lanes(a, b, _mm512_set1_ps(y.share[i])));
+  }
+}
+
+template <typename T, typename Value>
+void resample_avx512(const T* plane, int64_t stride, const Axis<float>& y, const Columns<float>& x, int64_t size,
+                     const Value& value, float* out) {
+  for (int64_t j = 0; j < size; j += 16) {
+    const Block block = block_of(x, j);
+    if (block.span <= 32)
+      resample_columns<2>(plane, stride, y, block, size, value, out + j);
+    else if (block.span <= 64)
+      resample_columns<4>(plane, stride, y, block, size, value, out + j);
+    else
+      resample_columns<0>(plane, stride, y, block, size, value, out + j);
+  }
+}
+#endif
+
+// A plane [H,W] whose rows are `stride` apart.
+template <typename scalar_t, typename acc>
+void resample_pixels(const scalar_t* plane, int64_t stride, const Axis<acc>& y, const Columns<acc>& x, int64_t size,
+                     acc* rows, scalar_t* out) {
+#ifdef __AVX512F__
+  if constexpr (std::is_same_v<scalar_t, float>) {
+    if (x.high[size - 1] - x.low[0] < INT32_MAX)
+      return resample_avx512(plane, stride, y, x, size, [](__m512i v) { return _mm512_castsi512_ps(v); }, out);
+  }
+#endif
+  const auto value = [](scalar_t v) { return static_cast<acc>(v); };
+  resample(
+      y, size, rows,
+      [&](int64_t from, acc* fetched, acc* row) { resample_row(plane + from * stride, x, value, fetched, row); }, out);
+}
+
+// The same of the indicator of label k.
+template <typename scalar_t, typename acc>
+void resample_labels(const int32_t* plane, int64_t stride, int32_t k, const Axis<acc>& y, const Columns<acc>& x,
+                     int64_t size, acc* rows, scalar_t* out) {
+#ifdef __AVX512F__
+  if constexpr (std::is_same_v<scalar_t, float>) {
+    const __m512i own = _mm512_set1_epi32(k);
+    const __m512 one = _mm512_set1_ps(1);
+    const auto value = [=](__m512i v) { return _mm512_maskz_mov_ps(_mm512_cmpeq_epi32_mask(v, own), one); };
+    return resample_avx512(plane, stride, y, x, size, value, out);
+  }
+#endif
+  const auto value = [k](int32_t v) { return v == k ? acc(1) : acc(0); };
+  resample(
+      y, size, rows,
+      [&](int64_t from, acc* fetched, acc* row) { resample_row(plane + from * stride, x, value, fetched, row); }, out);
+}
+
+// Fetches the ends of the rows that a plane's samples need: rows of a box are too short for the hardware to notice.
+template <typename T, typename acc>
+void fetch_ahead(const T* plane, int64_t stride, const Axis<acc>& y, const Columns<acc>& x) {
+  for (int64_t i = 0; i < x.size; ++i)
+    for (const int64_t row : {y.low[i], y.high[i]}) {
+      __builtin_prefetch(plane + row * stride + x.low[0]);
+      __builtin_prefetch(plane + row * stride + x.high[x.size - 1]);
+    }
+}
+
 }  // namespace
 
 template <typename scalar_t>
@@ -133,22 +195,16 @@ void patch_of_box(const ImageView<const scalar_t>& image, const int32_t* label, 
     scratch.high[j] = scratch.x.high[j] * image.column_stride;
   }
   const Columns<acc> columns{scratch.low, scratch.high, scratch.x.share, size};
-  for (int64_t c = 0; c < image.channels; ++c) {
-    const scalar_t* plane = image.data + b * image.batch_stride + c * image.channel_stride;
-    resample(
-        scratch.y, size, scratch.rows,
-        [&](int64_t y, acc* fetched, acc* out) {
-          resample_pixels(plane + y * image.row_stride, columns, fetched, out);
-        },
-        patch + c * size * size);
-  }
   const Columns<acc> places{scratch.x.low, scratch.x.high, scratch.x.share, size};
-  resample(
-      scratch.y, size, scratch.rows,
-      [&](int64_t y, acc* fetched, acc* out) {
-        resample_labels(label + y * image.width, places, static_cast<int32_t>(k), fetched, out);
-      },
-      mask);
+  const scalar_t* plane = image.data + b * image.batch_stride;
+  for (int64_t c = 0; c < image.channels; ++c, plane += image.channel_stride) {
+    if (c + 1 < image.channels)
+      fetch_ahead(plane + image.channel_stride, image.row_stride, scratch.y, columns);
+    else
+      fetch_ahead(label, image.width, scratch.y, places);
+    resample_pixels(plane, image.row_stride, scratch.y, columns, size, scratch.rows, patch + c * size * size);
+  }
+  resample_labels(label, image.width, static_cast<int32_t>(k), scratch.y, places, size, scratch.rows, mask);
 }
 
 // Every row of the gradient is first spread along x, in a scratch of the box's width, and then added to two rows.

@@ -20,8 +20,9 @@ DHVT_HD void set_axis(const Axis<acc>& axis, int32_t first, int32_t last, int64_
   for (int64_t i = 0; i < size; ++i, walk.advance()) {
     axis.low[i] = clamp_index(walk.position, limit);
     axis.high[i] = clamp_index(walk.position + (walk.remainder > 0), limit);
-    axis.share[i] = acc(walk.remainder) / acc(walk.denominator);
+    axis.share[i] = acc(walk.remainder);
   }
+  for (int64_t i = 0; i < size; ++i) axis.share[i] /= acc(walk.denominator);  // at once, which vectorizes
 }
 
 // Scratch for one box; arrays of P, rows of P rounded up to kPatchPadding.
