@@ -154,12 +154,14 @@ class Counter {
   std::unique_ptr<CutSums[]> sums_;
 };
 
-// Halves [low, high] until they are neighbours; `high` holds the budget. Three halvings in one pass: their seven
-// middles lie at [1] (the first), [2, 3] (the second, below and above it) and [4, 7].
-uint32_t least_strength(Counter& counter, int64_t max_tokens, uint32_t low, uint32_t high) {
-  while (high - low > 1) {
+// Halves [low, largest] until they are neighbours, the upper of which holds the budget; none if `largest` does not.
+// Three halvings in one pass: their seven middles lie at [1] (the first), [2, 3] (the second, below and above it) and
+// [4, 7].
+std::optional<float> least_strength(Counter counter, int64_t max_tokens, float above, float largest) {
+  uint32_t low = std::bit_cast<uint32_t>(above), high = std::bit_cast<uint32_t>(largest);
+  do {
     std::array<uint32_t, kStrengths> lows{0, low}, highs{0, high}, middle{};
-    std::array<float, kStrengths> strengths{};
+    std::array<float, kStrengths> strengths{largest};
     for (size_t i = 1; i < kStrengths; ++i) {
       middle[i] = lows[i] + (highs[i] - lows[i]) / 2;
       strengths[i] = std::bit_cast<float>(middle[i]);
@@ -168,43 +170,45 @@ uint32_t least_strength(Counter& counter, int64_t max_tokens, uint32_t low, uint
       lows[2 * i + 1] = middle[i], highs[2 * i + 1] = highs[i];
     }
     const auto segments = counter.count(strengths);
+    if (segments[0] > max_tokens) return std::nullopt;
     for (size_t i = 1; i < kStrengths && high - low > 1;) {
       const bool holds = segments[i] <= max_tokens;
       (holds ? high : low) = middle[i];
       i = 2 * i + (holds ? 0 : 1);
     }
-  }
-  return high;
+  } while (high - low > 1);
+  return std::bit_cast<float>(high);
 }
 
 // The least strength, as a float32, whose cut holds the budget: non-negative floats are ordered as their bits are, so
 // 31 halvings find it. Leaves that cut in `cut.kept`.
 float choose(Cut& cut, const CutOptions& options) {
-  const auto holds = [&](float strength) {
+  const auto make = [&](float strength) {
     if (options.greedy)
       cut.greedy(strength, options.lookahead, options.min_gain);
     else
       cut.optimal(strength);
+  };
+  const auto holds = [&](float strength) {
+    make(strength);
     return options.max_tokens <= 0 || cut.count() <= options.max_tokens;
   };
   if (holds(options.strength)) return options.strength;
   constexpr float largest = std::numeric_limits<float>::max();
-  if (!holds(largest)) {
-    std::fill(cut.kept.begin(), cut.kept.end(), 1);  // the roots
-    return largest;
-  }
-  uint32_t low = std::bit_cast<uint32_t>(options.strength), high = std::bit_cast<uint32_t>(largest);
+  std::optional<float> least;
   if (!options.greedy) {
-    Counter counter(cut.tree);
-    high = least_strength(counter, options.max_tokens, low, high);
-  } else {
+    least = least_strength(Counter(cut.tree), options.max_tokens, options.strength, largest);
+  } else if (holds(largest)) {
+    uint32_t low = std::bit_cast<uint32_t>(options.strength), high = std::bit_cast<uint32_t>(largest);
     while (high - low > 1) {
       const uint32_t middle = low + (high - low) / 2;
       (holds(std::bit_cast<float>(middle)) ? high : low) = middle;
     }
+    least = std::bit_cast<float>(high);
   }
-  holds(std::bit_cast<float>(high));
-  return std::bit_cast<float>(high);
+  make(least.value_or(largest));
+  if (!least) std::fill(cut.kept.begin(), cut.kept.end(), 1);  // the roots
+  return least.value_or(largest);
 }
 
 // One task per image: segment [L], node [L], counts and strength one number, probability [V].
@@ -234,8 +238,8 @@ void cut_image(const CutTree& tree, const CutOptions& options, int32_t* segment,
     segment[leaf] = id[v];
   }
   *count = next;
-  // The relaxed cut: reach = probability that every ancestor is split.
-  cut.optimal(*strength);
+  // The relaxed cut, of optimal(): reach = probability that every ancestor is split.
+  if (options.greedy) cut.optimal(*strength);
   std::vector<double> reach(tree.nodes, 0.0), split(tree.nodes, 0.0);
   for (int64_t v = tree.nodes - 1; v >= 0; --v) {
     probability[v] = T(0);
