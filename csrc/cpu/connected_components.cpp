@@ -102,16 +102,18 @@ void join_parts(const int32_t* labels, StripData* strips, int64_t num_strips, in
   image.size.resize(count);
 }
 
-// The largest component of each label, the first among equals. Labels have no bound, so they are hashed.
+// The largest component of each label, the first among equals. Labels have no bound: large ones are hashed.
 void find_main(Image& image) {
   const auto count = static_cast<int32_t>(image.size.size());
   uint32_t capacity = 16;
   while (capacity < 2u * static_cast<uint32_t>(count)) capacity *= 2;
   std::vector<int32_t> table(capacity, -1);  // component
   std::vector<uint32_t> entry(count);
+  const bool direct = std::all_of(image.label.begin(), image.label.end(),
+                                  [&](int32_t k) { return static_cast<uint32_t>(k) < capacity; });
   for (int32_t i = 0; i < count; ++i) {
     uint32_t place = static_cast<uint32_t>(image.label[i]) * 2654435769u;
-    place = (place ^ (place >> 15)) & (capacity - 1);
+    place = direct ? image.label[i] : (place ^ (place >> 15)) & (capacity - 1);
     while (table[place] >= 0 && image.label[table[place]] != image.label[i]) place = (place + 1) & (capacity - 1);
     if (table[place] < 0 || image.size[i] > image.size[table[place]]) table[place] = i;
     entry[i] = place;
@@ -128,7 +130,7 @@ void find_fragments(int64_t min_size, bool largest_only, Image& image) {
   for (int32_t i = 0; i < count; ++i) image.main[i] = i;
   if (largest_only) find_main(image);
   for (int32_t i = 0; i < count; ++i) {
-    const bool kept = image.main[i] == i && image.size[i] >= min_size;
+    const bool kept = (image.main[i] == i) & (image.size[i] >= min_size);
     image.leaf[i] = kept ? i : kUnresolved;
     image.is_fragment[i] = !kept;
     image.has_fragments |= !kept;
@@ -231,52 +233,53 @@ void queue_neighbors(int32_t i, Image& image, std::vector<int32_t>& wave) {
   }
 }
 
-// A wave reads only what earlier waves resolved, so its order is free.
-void run_wave(int64_t channels, const std::vector<int32_t>& wave, std::vector<int32_t>& chosen, Image& image) {
+// A wave reads only what earlier waves resolved, so its order is free. Negative where nothing touches a fragment yet.
+void choose_leaves(int64_t channels, const std::vector<int32_t>& wave, std::vector<int32_t>& chosen,
+                   const Image& image) {
   chosen.resize(wave.size());
   parallel(
       static_cast<int64_t>(wave.size()), [&](int64_t i) { chosen[i] = choose_leaf(wave[i], channels, image); }, 512);
-  for (size_t i = 0; i < wave.size(); ++i) image.leaf[wave[i]] = chosen[i];
 }
 
+// Waves from what `wave` has resolved outwards.
 void run_waves(int64_t channels, std::vector<int32_t>& wave, Image& image) {
   std::vector<int32_t> next, chosen;
   while (!wave.empty()) {
-    run_wave(channels, wave, chosen, image);
     next.clear();
     for (int32_t i : wave) queue_neighbors(i, image, next);
+    choose_leaves(channels, next, chosen, image);
+    for (size_t i = 0; i < next.size(); ++i) image.leaf[next[i]] = chosen[i];
     wave.swap(next);
   }
 }
 
-// Takes from `rest` to `wave` what touches something resolved.
-void take_wave(Image& image, std::vector<int32_t>& rest, std::vector<int32_t>& wave) {
+// One wave of those in `rest` that touch something resolved: they go to `wave`.
+void take_wave(int64_t channels, std::vector<int32_t>& rest, std::vector<int32_t>& wave, Image& image) {
+  std::vector<int32_t> chosen;
+  choose_leaves(channels, rest, chosen, image);
+  wave.clear();
   size_t left = 0;
-  for (int32_t i : rest) {
-    bool touches = false;
-    for (int64_t e = image.edge_begin[i]; e < image.edge_begin[i + 1]; ++e)
-      touches |= image.leaf[image.neighbors[e]] >= 0;
-    if (touches)
-      wave.push_back(i);
-    else
-      rest[left++] = i;
+  for (size_t i = 0; i < rest.size(); ++i) {
+    if (chosen[i] < 0) {
+      rest[left++] = rest[i];
+    } else {
+      image.leaf[rest[i]] = chosen[i];
+      wave.push_back(rest[i]);
+    }
   }
   rest.resize(left);
-  for (int32_t i : wave) image.leaf[i] = kQueued;
 }
 
 // Waves from the kept components outwards; then, where a connected piece of the image has no kept component, from the
 // largest main component of the piece, which is kept in spite of its size.
 void resolve_fragments(int64_t channels, Image& image) {
   const auto count = static_cast<int32_t>(image.size.size());
-  std::vector<int32_t> wave, rest, chosen;
+  std::vector<int32_t> wave, rest;
   for (int32_t i = 0; i < count; ++i)
     if (image.is_fragment[i]) rest.push_back(i);
   // The first wave holds most fragments: the second looks for its members among what is left, not around the first.
-  take_wave(image, rest, wave);
-  run_wave(channels, wave, chosen, image);
-  wave.clear();
-  take_wave(image, rest, wave);
+  take_wave(channels, rest, wave, image);
+  take_wave(channels, rest, wave, image);
   run_waves(channels, wave, image);
   if (std::find(image.leaf.begin(), image.leaf.end(), kUnresolved) == image.leaf.end()) return;
   std::vector<int32_t> piece(count), anchor(count, -1);
@@ -292,8 +295,9 @@ void resolve_fragments(int64_t channels, Image& image) {
   }
   for (int32_t i : anchor)
     if (i >= 0) image.leaf[i] = i;
+  wave.clear();
   for (int32_t i : anchor)
-    if (i >= 0) queue_neighbors(i, image, wave);
+    if (i >= 0) wave.push_back(i);
   run_waves(channels, wave, image);
 }
 
