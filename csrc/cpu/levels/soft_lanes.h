@@ -142,11 +142,11 @@ DHVT_HD V add_halves(V a, V b, std::integer_sequence<int, j...>) {
          __builtin_shufflevector(a, b, ((j & h) ? (j ^ h) + n : (j ^ h))...);
 }
 
-// Adds to lane j the lanes j + h, j + 2h, ...
 template <int h, typename T, int... j>
 DHVT_HD Lanes<T> swapped(Lanes<T> value, std::integer_sequence<int, j...>) {
   return __builtin_shufflevector(value, value, (j ^ h)...);
 }
+// Adds to lane j the lanes j ^ h, j ^ 2h, ...: for h = 1 all.
 template <int h, typename T>
 DHVT_HD void fold(Lanes<T>& sum) {
   if constexpr (h < kLanes<T>) {
