@@ -66,21 +66,34 @@ DHVT_HD void add(const acc* const* value, int64_t n, Sums<V, acc, G>& sums) {
   }
 }
 
-// Channels [first, first + G): each row of the tile is copied, so every layout and dtype meets the same loop.
+// Columns of row y of a tile as contiguous acc, with kPadding readable numbers after them, of any value:
+// in place where the row is made of acc and another follows in memory, else in `copy`, [kTileColumns + kPadding].
+template <typename scalar_t, typename acc>
+DHVT_HD const acc* padded_row(const ImageView<const scalar_t>& view, const Tile& tile, int64_t y, int64_t channel,
+                              acc* copy) {
+  const scalar_t* pixel = view.pixel(tile.image, y, tile.left) + channel * view.channel_stride;
+  if constexpr (std::is_same_v<scalar_t, acc>)
+    if (view.column_stride == 1 && view.row_stride >= kPadding && y + 1 < view.height) return pixel;
+  load_row(pixel, view.column_stride, tile.width(), copy);
+  std::fill_n(copy + tile.width(), kPadding, acc(0));
+  return copy;
+}
+
+// Channels [first, first + G).
 template <typename V, int G, typename scalar_t, typename acc>
 void add_planes(const ImageView<const scalar_t>& view, const Tile& tile, const TileRuns& found, int64_t first,
                 const int32_t* counts, char* scratch, acc* out) {
   auto* slots = reinterpret_cast<Sums<V, acc, G>*>(scratch);
   static_assert(sizeof(*slots) <= kMomentsScratch);
-  acc rows[G][kTileColumns + kPadding] = {};
+  acc copies[G][kTileColumns + kPadding];
+  const acc* rows[G] = {};
   int64_t y = -1;
   int32_t known = 0;
   for (int64_t r = 0; r < found.num_runs; ++r) {
     const Run run = found.runs[r];
     if (run.y != y) {
       y = run.y;
-      const scalar_t* pixel = view.pixel(tile.image, y, tile.left) + first * view.channel_stride;
-      for (int g = 0; g < G; ++g) load_row(pixel + g * view.channel_stride, view.column_stride, tile.width(), rows[g]);
+      for (int g = 0; g < G; ++g) rows[g] = padded_row(view, tile, y, first + g, copies[g]);
     }
     const acc* value[G];
     for (int g = 0; g < G; ++g) value[g] = rows[g] + (run.x - tile.left);
@@ -235,9 +248,9 @@ void differentiate_planes(const ImageView<const scalar_t>& view, const int32_t* 
                           const int32_t* count, const acc* mean, const ImageView<scalar_t>& out) {
   using V = typename Lanes<acc>::vector;
   constexpr int64_t lanes = Lanes<acc>::count;
-  acc feature[kTileColumns + kPadding] = {}, result[kTileColumns + kPadding];
+  acc copy[kTileColumns + kPadding], result[kTileColumns + kPadding];
   for (int64_t c = 0; c < view.channels; ++c) {
-    load_row(view.pixel(tile.image, y, tile.left) + c * view.channel_stride, view.column_stride, tile.width(), feature);
+    const acc* feature = padded_row(view, tile, y, c, copy);
     for (int64_t r = 0; r < runs; ++r) {
       // Whole vectors: what they write past the run is written again by the next.
       const int64_t begin = starts[r], end = starts[r + 1];
