@@ -84,22 +84,14 @@ void maximum(const ImageView<const scalar_t>& view, const int32_t* label, int64_
   using acc = acc_t<scalar_t>;
   const int64_t channels = view.channels;
   const TilePlan plan = plan_tiles(view.batch, view.height, view.width);
-  const auto runs_of_tile = DHVT_AT_LEVEL(find_runs);
   const auto of_tile = DHVT_AT_LEVEL(maxima_of_tile<scalar_t>);
-  std::vector<TileResult<acc>> best(plan.count());              // [tiles][slots][C]
   std::vector<std::unique_ptr<int32_t[]>> where(plan.count());  // [tiles][slots][C]
-  torch::stable::parallel_for(0, plan.count(), 1, [&](int64_t first, int64_t last) {
-    RunScratch scratch(plan, num_segments);
-    AlignedScratch lanes;
-    for (int64_t i = first; i < last; ++i) {
-      const Tile tile = plan.tile(i);
-      TileRuns found = scratch.next_tile();
-      runs_of_tile(label_map(plan, label, tile.image, num_segments), tile, found);
-      best[i].reset(found, channels);
-      where[i] = uninitialized<int32_t>(found.num_slots * channels);
-      of_tile(view, tile, found, lanes.get(found.num_slots * kPoolScratch), best[i].values.get(), where[i].get());
-    }
-  });
+  const auto best = reduce_tiles<acc>(                          // [tiles][slots][C]
+      plan, label, num_segments, channels,
+      [&](int64_t i, const Tile& tile, const TileRuns& found, char* scratch, acc* maxima) {
+        where[i] = uninitialized<int32_t>(found.num_slots * channels);
+        of_tile(view, tile, found, scratch, maxima, where[i].get());
+      });
   std::fill(values, values + view.batch * num_segments * channels, scalar_t(0));
   std::fill(index, index + view.batch * num_segments * channels, -1);
   combine(
