@@ -58,11 +58,27 @@ DHVT_HD void resample(const Axis<acc>& y, int64_t size, acc* rows, const Row& ro
 }
 
 #ifdef __AVX512F__
+// Shares t of the second of two numbers.
+struct Mix {
+  __m512 rest, share;
+  __mmask16 some;  // where t > 0
+
+  DHVT_HD explicit Mix(__m512 t)
+      : rest(_mm512_sub_ps(_mm512_set1_ps(1), t)),
+        share(t),
+        some(_mm512_cmp_ps_mask(t, _mm512_setzero_ps(), _CMP_GT_OQ)) {}
+
+  // (1 - t) a + t b, a for t = 0
+  DHVT_HD __m512 operator()(__m512 a, __m512 b) const {
+    return _mm512_mask3_fmadd_ps(share, b, _mm512_mul_ps(rest, a), some);
+  }
+};
+
 // Sixteen columns of samples: the pixels of each, counted from `base`, of `span` pixels.
 struct Block {
   int64_t base, span;
   __m512i low, high;
-  __m512 share;
+  Mix mix;
   __mmask16 used;
 };
 
@@ -75,50 +91,49 @@ DHVT_HD Block block_of(const Columns<float>& x, int64_t j) {
                                      _mm512_sub_epi64(_mm512_loadu_si512(offset + j + 8), first));
   };
   const __mmask16 used = static_cast<__mmask16>((1u << n) - 1);
-  return {
-      base, x.high[j + n - 1] - base + 1, relative(x.low), relative(x.high), _mm512_maskz_loadu_ps(used, x.share + j),
-      used};
+  return {base,
+          x.high[j + n - 1] - base + 1,
+          relative(x.low),
+          relative(x.high),
+          Mix(_mm512_maskz_loadu_ps(used, x.share + j)),
+          used};
 }
 
-// (1 - t) a + t b, a for t = 0
-DHVT_HD __m512 mix_lanes(__m512 a, __m512 b, __m512 t) {
-  const __m512 mixed = _mm512_fmadd_ps(t, b, _mm512_mul_ps(_mm512_sub_ps(_mm512_set1_ps(1), t), a));
-  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(t, _mm512_setzero_ps(), _CMP_GT_OQ), a, mixed);
+// Numbers `index` of N vectors.
+template <int N>
+DHVT_HD __m512 pick(const __m512 (&from)[N], __m512i index) {
+  if constexpr (N == 1) return _mm512_maskz_permutexvar_ps(__mmask16(-1), index, from[0]);
+  if constexpr (N == 2) return _mm512_permutex2var_ps(from[0], index, from[1]);
+  if constexpr (N == 4)
+    return _mm512_mask_blend_ps(_mm512_test_epi32_mask(index, _mm512_set1_epi32(32)),
+                                _mm512_permutex2var_ps(from[0], index, from[1]),
+                                _mm512_permutex2var_ps(from[2], index, from[3]));
 }
 
-// A block of the columns of a row, by permutations of N vectors that hold all its pixels; N = 0: by gathers.
-// value(16 pixels) are the 16 numbers to resample.
-template <int N, typename T, typename Value>
-DHVT_HD __m512 resample_block(const T* row, const Block& x, const Value& value) {
-  if constexpr (N == 0) {
-    const __m512i none = _mm512_setzero_si512();
-    return mix_lanes(value(_mm512_mask_i32gather_epi32(none, x.used, x.low, row + x.base, 4)),
-                     value(_mm512_mask_i32gather_epi32(none, x.used, x.high, row + x.base, 4)), x.share);
-  } else {
-    __m512 pixels[N];
-    for (int v = 0; v < N; ++v) {
-      const auto mask = static_cast<__mmask16>(_bzhi_u64(~0ull, x.span) >> (16 * v));
-      pixels[v] = value(_mm512_maskz_loadu_epi32(mask, row + x.base + 16 * v));
-    }
-    const auto pick = [&](__m512i index) {
-      if constexpr (N == 2) return _mm512_permutex2var_ps(pixels[0], index, pixels[1]);
-      if constexpr (N == 4)
-        return _mm512_mask_blend_ps(_mm512_test_epi32_mask(index, _mm512_set1_epi32(32)),
-                                    _mm512_permutex2var_ps(pixels[0], index, pixels[1]),
-                                    _mm512_permutex2var_ps(pixels[2], index, pixels[3]));
-    };
-    return mix_lanes(pick(x.low), pick(x.high), x.share);
-  }
-}
-
-// A plane without a branch per sample: rows are resampled twice rather than kept, which costs less than to know which.
+// A block of the columns of a plane. Two rows are mixed pixel by pixel in N vectors that hold all they need, and only
+// then resampled along x, by permutations; N = 0: by gathers. value(16 pixels) are the 16 numbers to resample.
 template <int N, typename T, typename Value>
 DHVT_HD void resample_columns(const T* plane, int64_t stride, const Axis<float>& y, const Block& x, int64_t size,
                               const Value& value, float* out) {
+  __mmask16 held[N + 1];
+  for (int v = 0; v < N; ++v) held[v] = static_cast<__mmask16>(_bzhi_u64(~0ull, x.span) >> (16 * v));
   for (int64_t i = 0; i < size; ++i) {
-    const __m512 a = resample_block<N>(plane + y.low[i] * stride, x, value);
-    const __m512 b = resample_block<N>(plane + y.high[i] * stride, x, value);
-    _mm512_mask_storeu_ps(out + i * size, x.used, mix_lanes(a, b, _mm512_set1_ps(y.share[i])));
+    const T *a = plane + y.low[i] * stride + x.base, *b = plane + y.high[i] * stride + x.base;
+    const Mix mix(_mm512_set1_ps(y.share[i]));
+    __m512 sample;
+    if constexpr (N == 0) {
+      const auto gather = [&](const T* row, __m512i index) {
+        return value(_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), x.used, index, row, 4));
+      };
+      sample = x.mix(mix(gather(a, x.low), gather(b, x.low)), mix(gather(a, x.high), gather(b, x.high)));
+    } else {
+      __m512 mixed[N];
+      for (int v = 0; v < N; ++v)
+        mixed[v] = mix(value(_mm512_maskz_loadu_epi32(held[v], a + 16 * v)),
+                       value(_mm512_maskz_loadu_epi32(held[v], b + 16 * v)));
+      sample = x.mix(pick(mixed, x.low), pick(mixed, x.high));
+    }
+    _mm512_mask_storeu_ps(out + i * size, x.used, sample);
   }
 }
 
@@ -127,7 +142,9 @@ void resample_avx512(const T* plane, int64_t stride, const Axis<float>& y, const
                      const Value& value, float* out) {
   for (int64_t j = 0; j < size; j += 16) {
     const Block block = block_of(x, j);
-    if (block.span <= 32)
+    if (block.span <= 16)
+      resample_columns<1>(plane, stride, y, block, size, value, out + j);
+    else if (block.span <= 32)
       resample_columns<2>(plane, stride, y, block, size, value, out + j);
     else if (block.span <= 64)
       resample_columns<4>(plane, stride, y, block, size, value, out + j);
