@@ -65,7 +65,7 @@ def record(benchmark):
             entry.name, entry.param, entry.params = name, name, None
             entry.group = f"{case.id}-{threads}"
             entry.fullname = f"{entry.group}::{name}"
-            ratios = [a / b for a, b in zip(one.seconds, base.seconds, strict=True)]
+            ratios = measure.ratios(one, base)
             entry.extra_info = {
                 "case": case.id,
                 "operator": case.operator,

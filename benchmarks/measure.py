@@ -203,6 +203,16 @@ def _in_force(one: Implementation) -> Any:
     return dk.backend(one.backend or "auto")
 
 
+def ratios(one: Implementation, base: Implementation) -> list[float]:
+    """One's time over the base's, round by round; over its median where one took part in a single round.
+
+    A call of many seconds disturbs its neighbours in the round, and there is no other round to show it.
+    """
+    if np.isfinite(one.seconds).sum() == 1:
+        return [seconds / float(np.nanmedian(base.seconds)) for seconds in one.seconds]
+    return [a / b for a, b in zip(one.seconds, base.seconds, strict=True)]
+
+
 def summary(values: list[float]) -> dict[str, float]:
     """Median, and 20th and 80th percentile, of what is there."""
     low, median, high = np.nanpercentile(values, (20, 50, 80))

@@ -200,6 +200,9 @@ def test_implementations_take_turns_and_slow_ones_sit_out(monkeypatch):
     assert found["quick"].seconds == pytest.approx([0.01] * 10)
     for name, rounds in (("slow", [3, 6, 9]), ("long", [9])):
         assert [number for number, value in enumerate(found[name].seconds) if value == value] == rounds
+    found["quick"].seconds[9] = 5.0  # disturbed by the long call
+    assert measure.ratios(found["long"], found["quick"])[9] == pytest.approx(1000)
+    assert measure.ratios(found["slow"], found["quick"])[9] == pytest.approx(0.4)
     timed = [name for name in calls[6:] if name not in ("slow", "long")]
     assert all({*timed[i : i + 2]} == {"quick", "peer"} for i in range(0, len(timed), 2))
 

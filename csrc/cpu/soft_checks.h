@@ -4,57 +4,10 @@
 #include <algorithm>
 
 #include "common.h"
+#include "cpu/soft_memory.h"
 #include "cpu/soft_rows.h"
 
 namespace dhvt {
-
-// Uninitialised memory for a whole call. Each thread keeps the largest piece up to kKept for the next call: memory
-// fresh from the system costs a page fault per 4 KiB.
-class Memory {
- public:
-  explicit Memory(size_t size) {
-    if (size <= kept().size_) {
-      std::swap(data_, kept().data_);
-      std::swap(size_, kept().size_);
-    } else {
-      data_ = ::operator new(size, kAlign);
-      size_ = size;
-    }
-  }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  ~Memory() {
-    if (this != &kept() && size_ > kept().size_ && size_ <= kKept) {
-      std::swap(data_, kept().data_);
-      std::swap(size_, kept().size_);
-    }
-    ::operator delete(data_, kAlign);
-  }
-  void* get() const { return data_; }
-
- private:
-  static constexpr std::align_val_t kAlign{64};
-  static constexpr size_t kKept = size_t(4) << 20;
-
-  Memory() = default;
-  static Memory& kept() {
-    thread_local Memory memory;
-    return memory;
-  }
-
-  void* data_ = nullptr;
-  size_t size_ = 0;
-};
-
-template <typename T>
-class Buffer {
- public:
-  explicit Buffer(int64_t size) : memory_(sizeof(T) * std::max<int64_t>(size, 1)) {}
-  operator T*() const { return static_cast<T*>(memory_.get()); }
-
- private:
-  Memory memory_;
-};
 
 // `parallel` in pieces: body(begin, end), which prepares what its tasks use.
 template <typename Body>
