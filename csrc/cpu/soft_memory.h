@@ -36,7 +36,7 @@ class Memory {
 
  private:
   static constexpr std::align_val_t kAlign{64};
-  static constexpr size_t kKept = size_t(4) << 20;
+  static constexpr size_t kKept = size_t(8) << 20;
 
   Memory() = default;
   static Memory& kept() {
