@@ -12,7 +12,8 @@ namespace dhvt {
 
 // Uninitialised memory for a whole call. Each thread keeps the largest piece up to kKept for the next call: memory
 // fresh from the system costs a page fault per 4 KiB. Larger pieces are mapped, so that they go back at once: freed,
-// they would be holes in the heap that the next large output does not fit.
+// they would be holes in the heap that the next large output does not fit. Under the address sanitizer every piece is
+// allocated for itself, so that it sees where each ends.
 class Memory {
  public:
   explicit Memory(size_t size) {
@@ -26,8 +27,8 @@ class Memory {
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
   ~Memory() {
-    if (this != &kept() && size_ > kept().size_ && size_ <= kKept) swap(kept());
-    if (size_ > kKept)
+    if (kReuse && this != &kept() && size_ > kept().size_ && size_ <= kKept) swap(kept());
+    if (kReuse && size_ > kKept)
       munmap(data_, size_);
     else
       ::operator delete(data_, kAlign);
@@ -37,6 +38,11 @@ class Memory {
  private:
   static constexpr std::align_val_t kAlign{64};
   static constexpr size_t kKept = size_t(8) << 20;
+#ifdef __SANITIZE_ADDRESS__
+  static constexpr bool kReuse = false;
+#else
+  static constexpr bool kReuse = true;
+#endif
 
   Memory() = default;
   static Memory& kept() {
@@ -44,7 +50,7 @@ class Memory {
     return memory;
   }
   static void* allocate(size_t size) {
-    if (size <= kKept) return ::operator new(size, kAlign);
+    if (!kReuse || size <= kKept) return ::operator new(size, kAlign);
     void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) throw std::bad_alloc();
     return data;
