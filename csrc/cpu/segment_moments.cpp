@@ -6,20 +6,24 @@ namespace dhvt {
 namespace {
 
 // What a segment has besides its features.
-void join_shapes(SegmentShape& a, const SegmentShape& b) {
-  if (a.count == 0) {
-    a = b;
-    return;
+struct Shape {
+  int64_t sum_y = 0, sum_x = 0;
+  int32_t count = 0, boundary = 0;
+  int32_t box[4] = {0, 0, -1, -1};
+
+  void join(const Tile& tile, const SegmentShape& part) {
+    const int32_t origin[2] = {static_cast<int32_t>(tile.top), static_cast<int32_t>(tile.left)};
+    for (int d = 0; d < 2; ++d) {
+      const int32_t first = origin[d] + part.box[d];
+      box[d] = count == 0 ? first : std::min(box[d], first);
+      box[d + 2] = std::max(box[d + 2], origin[d] + part.box[d + 2]);
+    }
+    sum_y += tile.top * part.count() + part.sum_y();
+    sum_x += tile.left * part.count() + part.sum_x();
+    count += part.count();
+    boundary += part.boundary();
   }
-  for (int d = 0; d < 2; ++d) {
-    a.box[d] = std::min(a.box[d], b.box[d]);
-    a.box[d + 2] = std::max(a.box[d + 2], b.box[d + 2]);
-  }
-  a.sum_y += b.sum_y;
-  a.sum_x += b.sum_x;
-  a.count += b.count;
-  a.boundary += b.boundary;
-}
+};
 
 // One task per tile: sums relative to a value near the mean give mean and m2 of every segment in it. The tiles are then
 // joined in order by the pairwise formula, one task per range of segments. Reads 4 + C s bytes per pixel, and the
@@ -49,7 +53,7 @@ void reduce(const Tensor& features, const Tensor& labels, int64_t num_segments, 
       shapes[i] = uninitialized<SegmentShape>(slots);
       std::copy(found_shapes.get(), found_shapes.get() + slots, shapes[i].get());
       counts.resize(slots);
-      for (int64_t s = 0; s < slots; ++s) counts[s] = shapes[i][s].count;
+      for (int64_t s = 0; s < slots; ++s) counts[s] = shapes[i][s].count();
       moments[i].reset(found, 2 * channels);
       of_tile(view, tile, found, counts.data(), sums.get(slots * ((channels + 3) / 4) * kMomentsScratch),
               moments[i].values.get());
@@ -62,20 +66,20 @@ void reduce(const Tensor& features, const Tensor& labels, int64_t num_segments, 
   acc* out_centroid = mutable_data<acc>(centroid);          // [B,K,2]
   int32_t* out_box = mutable_data<int32_t>(box);            // [B,K,4]
   int32_t* out_boundary = mutable_data<int32_t>(boundary);  // [B,K]
-  std::vector<SegmentShape> total(view.batch * num_segments, SegmentShape{0, 0, 0, 0, {0, 0, -1, -1}});
+  std::vector<Shape> total(view.batch * num_segments);
   const auto join = DHVT_AT_LEVEL(join_moments<acc>);
   combine(
       plan, moments, num_segments,
       [&](int64_t segment, int64_t tile, int64_t slot) {
         const SegmentShape& part = shapes[tile][slot];
-        join(channels, static_cast<acc>(total[segment].count), static_cast<acc>(part.count),
+        join(channels, static_cast<acc>(total[segment].count), static_cast<acc>(part.count()),
              moments[tile].values.get() + slot * 2 * channels, out_mean + segment * channels,
              out_m2 + segment * channels);
-        join_shapes(total[segment], part);
+        total[segment].join(plan.tile(tile), part);
       },
       [&](int64_t first, int64_t last) {
         for (int64_t segment = first; segment < last; ++segment) {
-          const SegmentShape& shape = total[segment];
+          const Shape& shape = total[segment];
           const double n = std::max(shape.count, 1);
           out_count[segment] = shape.count;
           out_centroid[2 * segment] = static_cast<acc>(static_cast<double>(shape.sum_y) / n);

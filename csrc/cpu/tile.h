@@ -27,6 +27,12 @@ struct SlotEntry {
   int32_t slot;
 };
 
+// Asks for a row that will be read soon: tiles are too narrow for the processor to follow from row to row.
+template <typename T>
+inline void prefetch(const T* row, int64_t size) {
+  for (int64_t i = 0; i < size; i += 64 / sizeof(T)) __builtin_prefetch(row + i);
+}
+
 // A label map [H,W] of one image, with the labels in [0, limit) in use.
 struct LabelMap {
   const int32_t* data;
@@ -39,8 +45,7 @@ struct LabelMap {
 // What `find_runs` fills: room for every pixel of a tile in each array.
 struct TileRuns {
   Run* runs;
-  int32_t* labels;    // [slots]: the label of each slot
-  int32_t* boundary;  // [runs]: neighbours of the run's pixels in other segments; only of find_shapes
+  int32_t* labels;  // [slots]: the label of each slot
   SlotEntry* table;
   uint32_t stamp;
   int64_t num_runs, num_slots;

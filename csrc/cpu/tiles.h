@@ -69,12 +69,11 @@ class RunScratch {
   RunScratch(const TilePlan& plan, int64_t num_segments)
       : table_(static_cast<SlotEntry*>(std::calloc(std::max<int64_t>(num_segments, 1), sizeof(SlotEntry)))),
         runs_(uninitialized<Run>(plan.most_pixels())),
-        labels_(uninitialized<int32_t>(plan.most_pixels())),
-        boundary_(uninitialized<int32_t>(plan.most_pixels())) {
+        labels_(uninitialized<int32_t>(plan.most_pixels())) {
     if (!table_) throw std::bad_alloc();
   }
 
-  TileRuns next_tile() { return {runs_.get(), labels_.get(), boundary_.get(), table_.get(), ++stamp_, 0, 0}; }
+  TileRuns next_tile() { return {runs_.get(), labels_.get(), table_.get(), ++stamp_, 0, 0}; }
 
  private:
   struct Free {
@@ -82,7 +81,7 @@ class RunScratch {
   };
   std::unique_ptr<SlotEntry, Free> table_;
   std::unique_ptr<Run[]> runs_;
-  std::unique_ptr<int32_t[]> labels_, boundary_;
+  std::unique_ptr<int32_t[]> labels_;
   uint32_t stamp_ = 0;
 };
 

@@ -71,20 +71,21 @@ DHVT_HD uint64_t valid_bits(const int32_t* a, uint32_t limit, int64_t n) {
 }
 #endif
 
-// Calls on_word(x, n) for every 64 pixels of [left, right) of a row, then on_run(x, end, bits) for every run that ends
-// in them: `bits` are the pixels of the word up to the run's end.
-template <typename OnWord, typename OnRun>
-DHVT_HD void for_each_run(const int32_t* row, int64_t left, int64_t right, const OnWord& on_word, const OnRun& on_run) {
+// The bits of the last pixels of runs in a word of n pixels. The pixel after it is read, unless a row of a tile ends
+// here.
+DHVT_HD uint64_t run_ends(const int32_t* word, int64_t n, bool last) {
+  return differ_bits(word, word + 1, n - last) | uint64_t(last) << (n - 1);
+}
+
+// Calls on_run(x, end) for every run in [left, right) of a row.
+template <typename OnRun>
+DHVT_HD void for_each_run(const int32_t* row, int64_t left, int64_t right, const OnRun& on_run) {
   int64_t begin = left;
   for (int64_t x = left; x < right; x += 64) {
     const int64_t n = right - x < 64 ? right - x : 64;
-    const bool last = x + n == right;
-    uint64_t ends = differ_bits(row + x, row + x + 1, last ? n - 1 : n);
-    ends |= uint64_t(last) << (n - 1);
-    on_word(x, n);
-    for (; ends != 0; ends &= ends - 1) {
+    for (uint64_t ends = run_ends(row + x, n, x + n == right); ends != 0; ends &= ends - 1) {
       const int64_t end = x + std::countr_zero(ends) + 1;
-      on_run(begin, end, ends ^ (ends - 1));
+      on_run(begin, end);
       begin = end;
     }
   }

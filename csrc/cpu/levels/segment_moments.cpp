@@ -93,7 +93,9 @@ void add_planes(const ImageView<const scalar_t>& view, const Tile& tile, const T
     const Run run = found.runs[r];
     if (run.y != y) {
       y = run.y;
-      for (int g = 0; g < G; ++g) rows[g] = padded_row(view, tile, y, first + g, copies[g]);
+      for (int g = 0; g < G; ++g) {
+        rows[g] = padded_row(view, tile, y, first + g, copies[g]);
+      }
     }
     const acc* value[G];
     for (int g = 0; g < G; ++g) value[g] = rows[g] + (run.x - tile.left);
@@ -300,9 +302,8 @@ void moments_backward_of_tile(const ImageView<const scalar_t>& view, const Label
     const int32_t* row = labels.row(y);
     int32_t starts[kTileColumns + 1];
     int64_t runs = 0;
-    for_each_run(
-        row, tile.left, tile.right, [](int64_t, int64_t) {},
-        [&](int64_t x, int64_t, uint64_t) { starts[runs++] = static_cast<int32_t>(x - tile.left); });
+    for_each_run(row, tile.left, tile.right,
+                 [&](int64_t x, int64_t) { starts[runs++] = static_cast<int32_t>(x - tile.left); });
     starts[runs] = static_cast<int32_t>(tile.width());
     if (!by_pixel) {
       differentiate_planes(view, row, labels.limit, tile, y, starts, runs, grad_mean, grad_m2, count, mean, out);

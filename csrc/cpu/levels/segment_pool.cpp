@@ -284,9 +284,7 @@ struct RowRuns {
   uint32_t limit;
 
   RowRuns(const LabelMap& map, const Tile& tile, int64_t y) : labels(map.row(y) + tile.left), limit(map.limit) {
-    for_each_run(
-        labels, 0, tile.width(), [](int64_t, int64_t) {},
-        [&](int64_t x, int64_t, uint64_t) { starts[count++] = static_cast<int32_t>(x); });
+    for_each_run(labels, 0, tile.width(), [&](int64_t x, int64_t) { starts[count++] = static_cast<int32_t>(x); });
     starts[count] = static_cast<int32_t>(tile.width());
   }
 
