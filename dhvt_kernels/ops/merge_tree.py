@@ -104,7 +104,7 @@ def merge_tree(
 
     Args:
         moments: of the leaves, `Moments` of shape [B,L,...]: float32 or float64 where floating. A leaf whose count is 0
-            is an unused slot.
+            is an unused slot. The counts of an image must add up to less than 2^31.
         edges: [B,E,2] of int32, pairs of neighbouring leaves. Edges between a leaf and itself, to an unused leaf, with
             an index outside [0, L) or with a length < 1 are ignored; parallel ones add up.
         lengths: [B,E] of int32, the length of the boundary that each edge stands for, in pixel pairs.
