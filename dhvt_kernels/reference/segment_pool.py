@@ -38,7 +38,8 @@ def segment_gather(values: Tensor, labels: Tensor, weights: Tensor | None, chann
     padded = torch.cat([values, values.new_zeros(batch, 1, channels)], dim=1)
     out = padded.gather(1, slots.expand(-1, -1, channels))
     if weights is not None:
-        weighted = out.to(accumulation_dtype(values.dtype)) * weights.flatten(1).unsqueeze(-1)
+        dtype = accumulation_dtype(values.dtype)
+        weighted = out.to(dtype) * weights.flatten(1).unsqueeze(-1).to(dtype)
         out = torch.where(slots < num_segments, weighted, 0).to(values.dtype)
     out = out.reshape(*labels.shape, channels).permute(0, 3, 1, 2)
     return out.contiguous(memory_format=image_format(channels_last))
