@@ -183,6 +183,23 @@ def test_values_may_be_the_features(backend):
     assert_close(both, sum(parts), torch.float64)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_infinite_gradient_stays_with_the_cells_around_its_centre(backend, threads):
+    features, values = (torch.randn(2, 2, 30, 8, requires_grad=True) for _ in range(2))
+    clusters = soft_cluster(features.detach(), **NUMBERS)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    sums, _ = soft_pool(features, values, clusters, **NUMBERS)
+    grad = torch.ones_like(sums)
+    grad[0, 10] = torch.inf  # of row 5 of the 8 rows of cells
+    for found in torch.autograd.grad(sums, (features, values), grad):
+        assert not found[0, :, 16:28].isfinite().all()
+        assert found[0, :, :16].isfinite().all()
+        assert found[0, :, 28:].isfinite().all()
+        assert found[1].isfinite().all()
+    torch.set_num_threads(before)
+
+
 def test_no_double_backward(backend):
     features, values, clusters, _ = inputs()
     sums, _ = soft_pool(features, values.requires_grad_(), clusters, **NUMBERS)

@@ -194,8 +194,8 @@ def tree_cut_backward(
     selection_temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """Derivatives of sum_v grad_v P_v; the strength is a constant."""
-    grad_likelihood = torch.zeros_like(likelihood, memory_format=torch.contiguous_format)
-    grad_penalty = torch.zeros_like(likelihood, memory_format=torch.contiguous_format)
+    # float64 until the end, where what the dtype does not hold becomes infinite.
+    grad_likelihood, grad_penalty = torch.zeros(2, *likelihood.shape, dtype=torch.float64, device=likelihood.device)
     for b, lam in enumerate(strength.tolist()):
         tree = _tree(likelihood[b], penalty[b], parent[b], round[b])
         grad = grad_probability[b].tolist()
@@ -221,4 +221,4 @@ def tree_cut_backward(
             grad_cost = (grad_best[v] if v in kept else 0.0) - grad_gap[v]
             grad_likelihood[b, v] = grad_cost if tree.finite[v] else 0.0
             grad_penalty[b, v] = lam * grad_cost
-    return grad_likelihood, grad_penalty
+    return grad_likelihood.to(likelihood.dtype), grad_penalty.to(likelihood.dtype)

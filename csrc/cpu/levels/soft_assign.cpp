@@ -216,7 +216,7 @@ void pool_rows_backward(const AssignJob<scalar_t>& job, const ImageView<const sc
   const Planes<acc> vectors(values.channels + 1, grid.columns);  // d loss / d a = vectors . (1, values)
   const Scratch<acc> planes(kGroup * kStride);
   const auto fetch = [&](int64_t b, int64_t row) {
-    if (row < 0 || row >= grid.rows) return;  // without candidates there
+    if (row < 0 || row >= grid.rows) return vectors.clear(row);
     for (int64_t column = 0; column < grid.columns; ++column) {
       const int64_t at = b * grid.cells() + row * grid.columns + column;
       acc* plane = vectors.row(row) + column;

@@ -53,6 +53,8 @@ class Planes {
   }
   DHVT_HD acc* row(int64_t row) const { return data_ + slot(row) * entries_ * pitch_ + 1; }
   DHVT_HD int64_t pitch() const { return pitch_; }
+  // For a row outside the image: not even NaN stays of the row that was there before.
+  DHVT_HD void clear(int64_t row) const { fill(data_ + slot(row) * entries_ * pitch_, entries_ * pitch_, acc(0)); }
   // Numbers `first` and on of the candidates of a cell.
   DHVT_HD Vectors<acc> around(int64_t row_, int64_t column, int64_t first) const {
     const int64_t at = first * pitch_ + column;

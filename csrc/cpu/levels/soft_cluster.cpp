@@ -184,10 +184,7 @@ void update_gradient(const ClusterJob<acc>& job, int64_t iterations, int64_t ite
   const CellGrid& grid = job.grid;
   const int64_t channels = job.channels, dims = channels + 2;
   acc* plane = out.row(row);
-  if (row < 0 || row >= grid.rows) {
-    for (int64_t d = 0; d <= dims; ++d) fill(plane + d * out.pitch(), grid.columns, acc(0));
-    return;
-  }
+  if (row < 0 || row >= grid.rows) return out.clear(row);
   const States<acc> before = job.state(iteration, b), after = job.state(iteration + 1, b);
   for (int64_t column = 0; column < grid.columns; ++column, ++plane) {
     const int64_t j = row * grid.columns + column;
