@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "macros.h"
+
 namespace dhvt {
 
 using torch::headeronly::BFloat16;
@@ -23,7 +25,7 @@ struct ImageView {
   int64_t batch, channels, height, width;
   int64_t batch_stride, channel_stride, row_stride, column_stride;
 
-  scalar_t* pixel(int64_t b, int64_t y, int64_t x) const {
+  DHVT_HD scalar_t* pixel(int64_t b, int64_t y, int64_t x) const {
     return data + b * batch_stride + y * row_stride + x * column_stride;
   }
 };

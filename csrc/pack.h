@@ -32,4 +32,29 @@ DHVT_HD int64_t ragged_row(const int32_t* offset, int64_t b, int64_t i, int64_t 
   return t >= 0 && t < total && t < offset[b + 1] ? t : -1;
 }
 
+// Which input row fills an output row, -1 for none: of `pack`, `unpack` and `pad`.
+struct PackedRow {
+  const int32_t* offset;  // [B+1]
+  int64_t batch, capacity;
+
+  DHVT_HD int64_t operator()(int64_t row) const { return batch == 0 ? -1 : padded_row(offset, batch, capacity, row); }
+};
+
+struct UnpackedRow {
+  const int32_t* offset;  // [B+1]
+  int64_t length, total;
+
+  DHVT_HD int64_t operator()(int64_t row) const { return ragged_row(offset, row / length, row % length, total); }
+};
+
+struct PaddedRow {
+  const int32_t* count;  // [B]
+  int64_t capacity, length;
+
+  DHVT_HD int64_t operator()(int64_t row) const {
+    const int64_t b = row / length, i = row % length;
+    return i < count[b] && i < capacity ? b * capacity + i : -1;
+  }
+};
+
 }  // namespace dhvt

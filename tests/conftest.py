@@ -1,10 +1,8 @@
 """Every test runs with uninitialised memory filled with NaN, so that an element which no kernel wrote shows."""
 
+import backends
 import pytest
 import torch
-
-import dhvt_kernels
-from dhvt_kernels import _native
 
 
 @pytest.fixture(autouse=True)
@@ -16,14 +14,16 @@ def _poisoned_outputs():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(params=[*(f"native-{level}" for level in _native.cpu_levels()), "reference"])
+def pytest_generate_tests(metafunc):
+    """Runs a test that takes `backend` once per backend that has the operator of its module."""
+    if "backend" in metafunc.fixturenames:
+        operator = metafunc.module.__name__.removeprefix("test_")
+        cuda = ["cuda-emulated"] if any(o.startswith(operator) for o in backends.CUDA_OPERATORS) else []
+        metafunc.parametrize("backend", [*backends.NATIVE, "reference", *cuda], indirect=True)
+
+
+@pytest.fixture
 def backend(request):
-    """Runs the test once per backend, and per instruction-set level of the compiled one."""
-    name, _, level = request.param.partition("-")
-    with dhvt_kernels.backend(name):
-        best = _native.cpu_level()
-        if level:
-            _native.use_cpu_level(level)
-        yield name
-        if level:
-            _native.use_cpu_level(best)
+    """The backend that runs the operators during the test."""
+    with backends.use(request.param):
+        yield request.param

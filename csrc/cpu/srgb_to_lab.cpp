@@ -1,5 +1,6 @@
 // sRGB to CIELAB: one task per image row, which is copied to a planar scratch, so any layout is read where it lies.
-#include "common.h"
+#include "srgb_to_lab_host.h"
+
 #include "cpu/levels/srgb_to_lab_kernels.h"
 
 namespace dhvt {
@@ -16,45 +17,28 @@ void for_each_piece(int64_t batch, int64_t height, int64_t width, const Body& bo
       8);
 }
 
-template <typename scalar_t>
-void convert(const Tensor& images, const Tensor& lab) {
-  const auto view = image_view<scalar_t>(images);
-  const auto out = mutable_image_view<acc_t<scalar_t>>(lab);
-  const auto row = DHVT_AT_LEVEL(lab_row<scalar_t>);
-  for_each_piece(view.batch, view.height, view.width,
-                 [&](int64_t b, int64_t y, int64_t x) { row(view, out, b, y, x); });
-}
-
 Tensor srgb_to_lab(const Tensor& images) {
-  const ScalarType type = images.scalar_type();
-  check(images, "images [B,3,H,W]", type, {-1, 3, -1, -1});
-  Tensor lab = empty({images.size(0), 3, images.size(2), images.size(3)}, acc_type(type), images);
-  if (type == ScalarType::Byte) {
-    convert<uint8_t>(images, lab);
-    return lab;
-  }
-  dispatch_floating(type, "srgb_to_lab", [&](auto tag) {
+  return srgb_to_lab_checked(images, [](auto tag, const Tensor& images, const Tensor& lab) {
     using scalar_t = typename decltype(tag)::type;
-    convert<scalar_t>(images, lab);
+    const auto view = image_view<scalar_t>(images);
+    const auto out = mutable_image_view<acc_t<scalar_t>>(lab);
+    const auto row = DHVT_AT_LEVEL(lab_row<scalar_t>);
+    for_each_piece(view.batch, view.height, view.width,
+                   [&](int64_t b, int64_t y, int64_t x) { row(view, out, b, y, x); });
   });
-  return lab;
 }
 
 Tensor srgb_to_lab_backward(const Tensor& grad, const Tensor& images) {
-  const ScalarType type = images.scalar_type();
-  check(images, "images [B,3,H,W]", type, {-1, 3, -1, -1});
-  check(grad, "grad [B,3,H,W]", acc_type(type), {images.size(0), 3, images.size(2), images.size(3)});
-  Tensor grad_images = empty_image_like(images, type);
-  dispatch_floating(type, "srgb_to_lab_backward", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    const auto view = image_view<scalar_t>(images);
-    const auto upstream = image_view<acc_t<scalar_t>>(grad);
-    const auto out = mutable_image_view<scalar_t>(grad_images);
-    const auto row = DHVT_AT_LEVEL(lab_row_backward<scalar_t>);
-    for_each_piece(view.batch, view.height, view.width,
-                   [&](int64_t b, int64_t y, int64_t x) { row(view, upstream, out, b, y, x); });
-  });
-  return grad_images;
+  return srgb_to_lab_backward_checked(
+      grad, images, [](auto tag, const Tensor& grad, const Tensor& images, const Tensor& grad_images) {
+        using scalar_t = typename decltype(tag)::type;
+        const auto view = image_view<scalar_t>(images);
+        const auto upstream = image_view<acc_t<scalar_t>>(grad);
+        const auto out = mutable_image_view<scalar_t>(grad_images);
+        const auto row = DHVT_AT_LEVEL(lab_row_backward<scalar_t>);
+        for_each_piece(view.batch, view.height, view.width,
+                       [&](int64_t b, int64_t y, int64_t x) { row(view, upstream, out, b, y, x); });
+      });
 }
 
 }  // namespace

@@ -1,0 +1,66 @@
+#include "cuda/device.h"
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#include <dlfcn.h>
+
+#include <cstring>
+#include <string>
+
+namespace dhvt {
+namespace {
+
+void check(cudaError_t error, const char* doing) {
+  STD_TORCH_CHECK(error == cudaSuccess, "dhvt_kernels: ", doing, ": ", cudaGetErrorString(error));
+}
+
+// libtorch_cuda is there already when a CUDA tensor is; linking it would tie the library to it.
+void* current_stream(int device) {
+  using Get = int32_t (*)(int32_t, void**);
+  static const Get get = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    void* symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
+    STD_TORCH_CHECK(symbol, "dhvt_kernels: torch has no aoti_torch_get_current_cuda_stream; is it a build with CUDA?");
+    return reinterpret_cast<Get>(symbol);
+  }();
+  void* stream = nullptr;
+  STD_TORCH_CHECK(get(device, &stream) == 0, "dhvt_kernels: no current stream on device ", device);
+  return stream;
+}
+
+}  // namespace
+
+DeviceScope::DeviceScope(const Tensor& on) : device_(on.get_device_index()) {
+  check(cudaGetDevice(&before_), "cudaGetDevice");
+  if (before_ != device_) check(cudaSetDevice(device_), "cudaSetDevice");
+  stream_ = current_stream(device_);
+}
+
+DeviceScope::~DeviceScope() {
+  if (before_ != device_) cudaSetDevice(before_);
+}
+
+void DeviceScope::allow_shared(const void* kernel, size_t bytes) const {
+  constexpr size_t kAlways = 48 << 10;
+  if (bytes > kAlways)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), "shared memory");
+}
+
+void DeviceScope::check_launch() const {
+  const cudaError_t error = cudaGetLastError();
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
+    cudaDeviceProp found;
+    check(cudaGetDeviceProperties(&found, device_), "cudaGetDeviceProperties");
+    STD_TORCH_CHECK(false, "dhvt_kernels: the library has no code for device ", device_, " (", found.name, ", sm_",
+                    found.major, found.minor, "); it was built for ", DHVT_CUDA_ARCHITECTURES,
+                    ". Build it again with TORCH_CUDA_ARCH_LIST=", found.major, ".", found.minor);
+  }
+  check(error, "launch");
+}
+
+}  // namespace dhvt
+
+extern "C" __attribute__((visibility("default"))) const char* dhvt_cuda_architectures() {
+  return DHVT_CUDA_ARCHITECTURES;
+}
+#endif

@@ -1,0 +1,35 @@
+// A device and its current stream, without linking libtorch_cuda.
+#pragma once
+
+#include <cstddef>
+
+#include "common.h"
+
+namespace dhvt {
+
+// Makes the device of a tensor the current one for its lifetime, and knows torch's current stream there.
+class DeviceScope {
+ public:
+#ifdef __CUDACC__
+  explicit DeviceScope(const Tensor& on);
+  ~DeviceScope();
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+  void* stream() const { return stream_; }
+
+  // Lets a kernel have more shared memory than every kernel may have.
+  void allow_shared(const void* kernel, size_t bytes) const;
+
+  // Throws what went wrong with the launch before; where the device has no code, with what was built and what was found.
+  void check_launch() const;
+
+ private:
+  int device_, before_;
+  void* stream_;
+#else
+  explicit DeviceScope(const Tensor&) {}
+#endif
+};
+
+}  // namespace dhvt

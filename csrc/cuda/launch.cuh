@@ -1,0 +1,95 @@
+// The one place that knows devices, streams and launches. Every CUDA source includes it, and compiles in two ways: by nvcc
+// for the device, and by g++ against tests/emulation/cuda_runtime.h, which runs the kernels on the CPU.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include "common.h"
+#include "cuda/device.h"
+
+#ifdef __CUDACC__
+// DHVT_CUDA_OPERATORS(m) { m.impl(...); }
+#define DHVT_CUDA_OPERATORS(m) STABLE_TORCH_LIBRARY_IMPL(dhvt_kernels, CUDA, m)
+#else
+#define DHVT_CUDA_OPERATORS(m) STABLE_TORCH_LIBRARY_IMPL(dhvt_emulated, CPU, m)
+#endif
+
+namespace dhvt {
+
+// Threads of a block, unless a kernel has reasons for another number.
+constexpr int kThreads = 256;
+
+// The block's dynamic shared memory, from a multiple of 16 bytes on.
+template <typename T>
+__device__ __forceinline__ T* shared_memory() {
+#ifdef __CUDACC__
+  extern __shared__ __align__(16) unsigned char dhvt_shared[];
+  return reinterpret_cast<T*>(dhvt_shared);
+#else
+  return static_cast<T*>(emulation::shared_bytes());
+#endif
+}
+
+// Launches on the current stream of a tensor's device. Host functions make one before they allocate or launch.
+class Launcher {
+ public:
+  explicit Launcher(const Tensor& on) : device_(on) {}
+
+  // kernel<<<blocks, threads, shared bytes>>>(arguments...), checked. Nothing to do where there are no blocks.
+  template <typename... Parameters, typename... Arguments>
+  void operator()(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared,
+                  Arguments&&... arguments) const {
+    if (uint64_t(blocks.x) * blocks.y * blocks.z == 0) return;
+#ifdef __CUDACC__
+    device_.allow_shared(reinterpret_cast<const void*>(kernel), shared);
+    kernel<<<blocks, threads, shared, static_cast<cudaStream_t>(device_.stream())>>>(
+        std::forward<Arguments>(arguments)...);
+    device_.check_launch();
+#else
+    emulation::launch({blocks.x, blocks.y, blocks.z}, {threads.x, threads.y, threads.z}, shared, false,
+                      [&] { kernel(arguments...); });
+#endif
+  }
+
+ private:
+  DeviceScope device_;
+};
+
+// So many blocks, or as many as is reasonable: kernels loop over what is left.
+inline dim3 blocks_for(int64_t tasks) { return dim3(unsigned(std::min(tasks, int64_t(1) << 20))); }
+
+// body(i) for each i of [0, n): what has one independent task per element. One thread each, in a loop where there are
+// more elements than a grid of reasonable size has threads.
+template <typename Body>
+__global__ void __launch_bounds__(kThreads) for_each_kernel(int64_t n, Body body) {
+  const int64_t stride = int64_t(gridDim.x) * kThreads;
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride) body(i);
+}
+
+template <typename Body>
+void for_each(const Launcher& launch, int64_t n, const Body& body) {
+  launch(for_each_kernel<Body>, blocks_for((n + kThreads - 1) / kThreads), dim3(kThreads), 0, n, body);
+}
+
+// body(b, y, x) for each pixel of a batch; a warp takes 32 neighbours of a row.
+template <typename Body>
+__global__ void __launch_bounds__(kThreads) for_each_pixel_kernel(int64_t batch, int64_t height, int64_t width, Body body) {
+  const int64_t rows = int64_t(gridDim.y) * blockDim.y, columns = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t b = blockIdx.z; b < batch; b += gridDim.z)
+    for (int64_t y = int64_t(blockIdx.y) * blockDim.y + threadIdx.y; y < height; y += rows)
+      for (int64_t x = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; x < width; x += columns) body(b, y, x);
+}
+
+template <typename Body>
+void for_each_pixel(const Launcher& launch, int64_t batch, int64_t height, int64_t width, const Body& body) {
+  constexpr int64_t kRows = kThreads / 32, kMost = 65535;
+  const dim3 blocks(unsigned((width + 31) / 32), unsigned(std::min((height + kRows - 1) / kRows, kMost)),
+                    unsigned(std::min(batch, kMost)));
+  launch(for_each_pixel_kernel<Body>, blocks, dim3(32, kRows), 0, batch, height, width, body);
+}
+
+}  // namespace dhvt

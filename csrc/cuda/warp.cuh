@@ -1,0 +1,26 @@
+// What the lanes of a warp do together. All lanes take part, in every call.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace dhvt {
+
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+__device__ __forceinline__ int lane() { return int(threadIdx.x % 32); }
+
+// Whether this lane is the first of a set.
+__device__ __forceinline__ bool leads(unsigned set) { return lane() == __ffs(int(set)) - 1; }
+
+// The sum over all lanes, in every lane; always in the same order.
+template <typename T>
+__device__ __forceinline__ T warp_sum(T v) {
+  for (int bits = 16; bits > 0; bits /= 2) v += __shfl_xor_sync(kAllLanes, v, bits);
+  return v;
+}
+
+__device__ __forceinline__ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+}  // namespace dhvt
