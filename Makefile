@@ -5,7 +5,8 @@ BIN := .venv/bin
 # Where `make bench` writes its result, and what more it passes to pytest.
 RESULT ?= benchmarks/results/cpu.json
 BENCH ?= --benchmark-max-time=0.5
-CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp)
+CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh)
+EMULATION := $(wildcard tests/emulation/*.h)
 
 .PHONY: venv demo test fuzz sanitize bench lint format clean wheel
 
@@ -17,7 +18,7 @@ demo: venv
 # Tests run side by side: threads that wait for others must not keep the processors from them.
 test fuzz: export OMP_WAIT_POLICY = passive
 
-test: venv
+test: venv .venv/emulated
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # 10,000 cases of everything; DHVT_FUZZ_CASES=500 for less.
@@ -35,18 +36,18 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/clang-format --dry-run -Werror $(CPP) $(EMULATION)
 
 format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(CPP) $(EMULATION)
 
 wheel: venv
 	$(BIN)/pip wheel --no-build-isolation --no-deps -w dist .
 
 clean:
-	rm -rf build dist *.egg-info dhvt_kernels/_C.so .venv/built .venv/bench .*_cache
+	rm -rf build dist *.egg-info dhvt_kernels/_C.so .venv/built .venv/emulated .venv/bench .*_cache
 
 # torch first, so that nothing else picks its version.
 .venv/installed: pyproject.toml
@@ -58,6 +59,13 @@ clean:
 # The editable install builds the library; ninja compiles only what changed.
 .venv/built: .venv/installed CMakeLists.txt setup.py $(CPP)
 	$(BIN)/pip install -q --no-build-isolation -e '.[dev,demo]'
+	touch $@
+
+# The CUDA sources compiled for the CPU (docs/emulation.md).
+.venv/emulated: .venv/built tests/emulation/CMakeLists.txt $(EMULATION)
+	$(BIN)/cmake -S tests/emulation -B build/emulation -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DPython3_EXECUTABLE=$(abspath $(BIN)/python) >/dev/null
+	$(BIN)/cmake --build build/emulation
 	touch $@
 
 # A peer that does not install is named by the run, which goes on without it.

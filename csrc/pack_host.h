@@ -6,8 +6,8 @@
 
 namespace dhvt {
 
-// `copy(in, out, row_bytes, rows, source)` fills each row of `out` with row source(row) of `in`, or with zeros where that
-// is negative; both are dense.
+// `copy(in, out, row_bytes, rows, source)` fills each row of `out` with row source(row) of `in`, or with zeros where
+// that is negative; both are dense.
 
 template <typename Copy>
 Tensor pack_checked(const Tensor& values, const Tensor& cu_seqlens, int64_t total, const Copy& copy) {

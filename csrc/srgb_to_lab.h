@@ -12,10 +12,6 @@
 
 namespace dhvt {
 
-// Rows: X, Y, Z relative to the white point D65, from linear sRGB (IEC 61966-2-1).
-constexpr double kLinearToXyz[3][3] = {{0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047},
-                                       {0.2126729, 0.7151522, 0.0721750},
-                                       {0.0193339 / 1.08883, 0.1191920 / 1.08883, 0.9503041 / 1.08883}};
 constexpr double kLabKnee = 216.0 / 24389.0;  // (6/29)^3
 constexpr double kLabSlope = 841.0 / 108.0;   // 1 / (3 (6/29)^2)
 constexpr double kLabOffset = 4.0 / 29.0;
@@ -60,11 +56,19 @@ DHVT_HD acc lab_curve(acc t, acc* slope) {
   return curved ? x * (s * s) : t * acc(kLabSlope) + acc(kLabOffset);
 }
 
+// X, Y and Z relative to the white point D65, from linear sRGB (IEC 61966-2-1).
+DHVT_HD constexpr double linear_to_xyz(int i, int c) {
+  constexpr double rows[3][3] = {{0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047},
+                                 {0.2126729, 0.7151522, 0.0721750},
+                                 {0.0193339 / 1.08883, 0.1191920 / 1.08883, 0.9503041 / 1.08883}};
+  return rows[i][c];
+}
+
 // Row i of XYZ.
 template <typename acc>
 DHVT_HD acc xyz_from_linear(const acc linear[3], int i) {
-  return acc(kLinearToXyz[i][0]) * linear[0] + acc(kLinearToXyz[i][1]) * linear[1] +
-         acc(kLinearToXyz[i][2]) * linear[2];
+  return acc(linear_to_xyz(i, 0)) * linear[0] + acc(linear_to_xyz(i, 1)) * linear[1] +
+         acc(linear_to_xyz(i, 2)) * linear[2];
 }
 
 // g [3]: g(X), g(Y), g(Z).
@@ -85,8 +89,9 @@ DHVT_HD void lab_from_srgb_backward(const acc srgb[3], acc grad[3]) {
                       (acc(116) * grad[0] - acc(500) * grad[1] + acc(200) * grad[2]) * curve_slope[1],
                       acc(-200) * grad[2] * curve_slope[2]};
   for (int c = 0; c < 3; ++c)
-    grad[c] = (acc(kLinearToXyz[0][c]) * xyz[0] + acc(kLinearToXyz[1][c]) * xyz[1] + acc(kLinearToXyz[2][c]) * xyz[2]) *
-              light_slope[c];
+    grad[c] =
+        (acc(linear_to_xyz(0, c)) * xyz[0] + acc(linear_to_xyz(1, c)) * xyz[1] + acc(linear_to_xyz(2, c)) * xyz[2]) *
+        light_slope[c];
 }
 
 }  // namespace dhvt

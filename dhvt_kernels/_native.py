@@ -67,6 +67,17 @@ def use_cpu_level(name: str) -> None:
     ctypes.CDLL(str(LIBRARY_PATH)).dhvt_use_level(levels.index(name))
 
 
+def cuda_architectures() -> str | None:
+    """What the CUDA kernels were compiled for, such as "sm_80 sm_90 PTX_90"; None where there are none."""
+    if native_error is not None:
+        return None
+    found = getattr(ctypes.CDLL(str(LIBRARY_PATH)), "dhvt_cuda_architectures", None)
+    if found is None:
+        return None
+    found.restype = ctypes.c_char_p
+    return found().decode()
+
+
 def _reference(operator: str) -> Callable[..., Any]:
     """The plain PyTorch implementation of an operator, found by name in `reference/`."""
     return getattr(importlib.import_module(".reference", __package__), operator)
@@ -129,7 +140,9 @@ class _Forced:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*other operators may also be overridden", category=UserWarning)
             for operator in SCHEMAS:
-                self._override.impl(operator, _reference(operator), "CPU", allow_override=True)
+                for key in ("CPU", "CUDA"):
+                    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{operator}", key):
+                        self._override.impl(operator, _reference(operator), key, allow_override=True)
 
 
 _forced = _Forced()

@@ -44,7 +44,7 @@ def collect() -> dict[str, Any]:
             "library": str(library) if library.exists() else None,
             "compiler": _compiler(),
             "stable ABI": f"torch {STABLE_ABI}",
-            "CUDA architectures": None,
+            "CUDA architectures": _native.cuda_architectures(),
         },
     }
 
@@ -56,12 +56,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cuda_missing() -> str:
+def _cuda_missing() -> str | None:
+    if _native.native_error is not None:
+        return _native.native_error
+    if _native.cuda_architectures() is None:
+        return "the library was built without CUDA kernels"
     if torch.version.cuda is None:
         return "torch was built without CUDA"
     if not torch.cuda.is_available():
         return "torch finds no GPU"
-    return "the library was built without CUDA kernels"
+    return None
 
 
 def _cpu_name() -> str:

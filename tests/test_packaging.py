@@ -70,9 +70,9 @@ def use(folder, **environment):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from clean sources, without optimisation: that compiles several times faster."""
+    """The wheel, built from clean sources, without optimisation and for one GPU: that compiles several times faster."""
     source = copy_sources(tmp_path_factory.mktemp("source"))
-    result = build_wheel(source, CMAKE_BUILD_TYPE="None")
+    result = build_wheel(source, CMAKE_BUILD_TYPE="None", TORCH_CUDA_ARCH_LIST="9.0")
     assert result.returncode == 0, result.stdout + result.stderr
     (file,) = (source / "dist").glob("*.whl")
     return file
@@ -208,6 +208,30 @@ def test_cmake_alone_builds(tmp_path):
         ["cmake", "--build", "build"],
         ["cmake", "--install", "build", "--prefix", "."],
     ):
-        result = run(command, source, PATH=path)
+        result = run(command, source, PATH=path, DHVT_KERNELS_CUDA="0")
         assert result.returncode == 0, result.stdout + result.stderr
     assert use(source) == ""
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
+def test_the_wheel_has_cuda_kernels_and_runs_without_a_gpu(installed):
+    code = "from dhvt_kernels import _native; print(_native.cuda_architectures())"
+    assert run([sys.executable, "-c", code], installed, PYTHONPATH=str(installed)).stdout.strip() == "sm_90"
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"DHVT_KERNELS_CUDA": "yes"}, "DHVT_KERNELS_CUDA: expected auto, 0 or 1; found yes"),
+        ({"DHVT_KERNELS_CUDA": "1", "CUDACXX": "/nowhere/nvcc"}, "DHVT_KERNELS_CUDA=1, and no nvcc was found"),
+        ({"TORCH_CUDA_ARCH_LIST": "90"}, "TORCH_CUDA_ARCH_LIST: expected entries such as 9.0 or 9.0+PTX; found 90"),
+    ],
+)
+def test_settings_of_the_cuda_build(tmp_path, environment, message):
+    if "TORCH_CUDA_ARCH_LIST" in environment and not shutil.which("nvcc"):
+        pytest.skip("needs nvcc")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    configure = ["cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", f"-DDHVT_TORCH_DIR={Path(torch.__file__).parent}"]
+    result = run(configure, tmp_path, PATH=path, **environment)
+    assert result.returncode != 0
+    assert message in " ".join(result.stderr.split())

@@ -10,15 +10,13 @@ constexpr int64_t kGrain = 512;  // nodes per task: some 10 us of logarithms
 std::tuple<Tensor, Tensor> information_criterion(const Tensor& count, const Tensor& m2, const Tensor& boundary,
                                                  const Tensor& num_pixels, std::string criterion, double noise,
                                                  double pixel_correlation) {
-  return information_criterion_checked(count, m2, boundary, num_pixels, criterion, noise, pixel_correlation,
-                                       [](const auto& of_node, int64_t batch) {
-                                         std::vector<double> of_image(batch);
-                                         for (int64_t b = 0; b < batch; ++b) of_image[b] = of_node.of_image(b);
-                                         const int64_t nodes = of_node.nodes;
-                                         parallel(
-                                             batch * nodes, [&](int64_t v) { of_node(v, of_image[v / nodes]); },
-                                             kGrain);
-                                       });
+  return information_criterion_checked(
+      count, m2, boundary, num_pixels, criterion, noise, pixel_correlation, [](const auto& of_node, int64_t batch) {
+        std::vector<double> of_image(batch);
+        for (int64_t b = 0; b < batch; ++b) of_image[b] = of_node.of_image(b);
+        const int64_t nodes = of_node.nodes;
+        parallel(batch * nodes, [&](int64_t v) { of_node(v, of_image[v / nodes]); }, kGrain);
+      });
 }
 
 // One task per group of nodes: reads and writes m2 once, 8 C bytes per node.

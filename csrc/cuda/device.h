@@ -21,7 +21,8 @@ class DeviceScope {
   // Lets a kernel have more shared memory than every kernel may have.
   void allow_shared(const void* kernel, size_t bytes) const;
 
-  // Throws what went wrong with the launch before; where the device has no code, with what was built and what was found.
+  // Throws what went wrong with the launch before; where the device has no code, with what was built and what was
+  // found.
   void check_launch() const;
 
  private:

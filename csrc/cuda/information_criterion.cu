@@ -19,10 +19,9 @@ std::tuple<Tensor, Tensor> information_criterion(const Tensor& count, const Tens
                                                  const Tensor& num_pixels, std::string criterion, double noise,
                                                  double pixel_correlation) {
   const Launcher launch(m2);
-  return information_criterion_checked(count, m2, boundary, num_pixels, criterion, noise, pixel_correlation,
-                                       [&](const auto& of_node, int64_t batch) {
-                                         for_each(launch, batch * of_node.nodes, CriterionKernel{of_node});
-                                       });
+  return information_criterion_checked(
+      count, m2, boundary, num_pixels, criterion, noise, pixel_correlation,
+      [&](const auto& of_node, int64_t batch) { for_each(launch, batch * of_node.nodes, CriterionKernel{of_node}); });
 }
 
 // One thread per node: reads and writes m2 once, 8 C bytes.

@@ -1,5 +1,5 @@
-// The one place that knows devices, streams and launches. Every CUDA source includes it, and compiles in two ways: by nvcc
-// for the device, and by g++ against tests/emulation/cuda_runtime.h, which runs the kernels on the CPU.
+// The one place that knows devices, streams and launches. Every CUDA source includes it, and compiles in two ways: by
+// nvcc for the device, and by g++ against tests/emulation/cuda_runtime.h, which runs the kernels on the CPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -75,9 +75,11 @@ void for_each(const Launcher& launch, int64_t n, const Body& body) {
   launch(for_each_kernel<Body>, blocks_for((n + kThreads - 1) / kThreads), dim3(kThreads), 0, n, body);
 }
 
-// body(b, y, x) for each pixel of a batch; a warp takes 32 neighbours of a row.
+// body(b, y, x) for each pixel of a batch; a warp takes 32 neighbours of a row, a block 8 rows unless there is only
+// one.
 template <typename Body>
-__global__ void __launch_bounds__(kThreads) for_each_pixel_kernel(int64_t batch, int64_t height, int64_t width, Body body) {
+__global__ void __launch_bounds__(kThreads)
+    for_each_pixel_kernel(int64_t batch, int64_t height, int64_t width, Body body) {
   const int64_t rows = int64_t(gridDim.y) * blockDim.y, columns = int64_t(gridDim.x) * blockDim.x;
   for (int64_t b = blockIdx.z; b < batch; b += gridDim.z)
     for (int64_t y = int64_t(blockIdx.y) * blockDim.y + threadIdx.y; y < height; y += rows)
@@ -86,10 +88,11 @@ __global__ void __launch_bounds__(kThreads) for_each_pixel_kernel(int64_t batch,
 
 template <typename Body>
 void for_each_pixel(const Launcher& launch, int64_t batch, int64_t height, int64_t width, const Body& body) {
-  constexpr int64_t kRows = kThreads / 32, kMost = 65535;
-  const dim3 blocks(unsigned((width + 31) / 32), unsigned(std::min((height + kRows - 1) / kRows, kMost)),
-                    unsigned(std::min(batch, kMost)));
-  launch(for_each_pixel_kernel<Body>, blocks, dim3(32, kRows), 0, batch, height, width, body);
+  constexpr int64_t kMost = 65535;
+  const int64_t rows = height > 1 ? kThreads / 32 : 1, columns = kThreads / rows;
+  const dim3 blocks(blocks_for((width + columns - 1) / columns).x,
+                    unsigned(std::min((height + rows - 1) / rows, kMost)), unsigned(std::min(batch, kMost)));
+  launch(for_each_pixel_kernel<Body>, blocks, dim3(unsigned(columns), unsigned(rows)), 0, batch, height, width, body);
 }
 
 }  // namespace dhvt

@@ -10,15 +10,16 @@ struct alignas(16) Chunk {
   uint32_t words[4];
 };
 
-// One warp per output row, 16 bytes per lane and step where rows lie on multiples of 16. Reads and writes each row once.
+// One warp per output row, 16 bytes per lane and step where rows lie on multiples of 16. Reads and writes each row
+// once.
 template <typename Piece, typename Source>
-__global__ void __launch_bounds__(kThreads)
-    copy_rows_kernel(const Piece* __restrict__ from, Piece* __restrict__ to, int64_t pieces, int64_t rows,
-                     Source source) {
+__global__ void __launch_bounds__(kThreads) copy_rows_kernel(const Piece* __restrict__ from, Piece* __restrict__ to,
+                                                             int64_t pieces, int64_t rows, Source source) {
   const int64_t warps = int64_t(gridDim.x) * (kThreads / 32);
   for (int64_t row = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32; row < rows; row += warps) {
     const int64_t s = source(row);
-    for (int64_t i = threadIdx.x % 32; i < pieces; i += 32) to[row * pieces + i] = s >= 0 ? from[s * pieces + i] : Piece{};
+    for (int64_t i = threadIdx.x % 32; i < pieces; i += 32)
+      to[row * pieces + i] = s >= 0 ? from[s * pieces + i] : Piece{};
   }
 }
 
@@ -30,7 +31,9 @@ class CopyRows {
   void operator()(const Tensor& in, const Tensor& out, int64_t row_bytes, int64_t rows, const Source& source) const {
     const auto aligned = [&](uintptr_t to) {
       return (reinterpret_cast<uintptr_t>(in.const_data_ptr()) | reinterpret_cast<uintptr_t>(out.const_data_ptr()) |
-              uintptr_t(row_bytes)) % to == 0;
+              uintptr_t(row_bytes)) %
+                 to ==
+             0;
     };
     if (aligned(sizeof(Chunk)))
       copy<Chunk>(in, out, row_bytes, rows, source);

@@ -7,9 +7,9 @@
 namespace dhvt {
 namespace {
 
-// One block per cell of the grid and image: it alone writes that cell of every histogram. Threads take the cell's pixels
-// in raster order, so that neighbours mostly have one label: a warp adds each label's pixels at once. Whole numbers, so
-// the order does not matter. Reads 4 bytes per pixel.
+// One block per cell of the grid and image: it alone writes that cell of every histogram. Threads take the cell's
+// pixels in raster order, so that neighbours mostly have one label: a warp adds each label's pixels at once. Whole
+// numbers, so the order does not matter. Reads 4 bytes per pixel.
 __global__ void __launch_bounds__(kThreads)
     count_cells_kernel(const int32_t* __restrict__ labels /* [B,H,W] */, const int32_t* __restrict__ sizes /* [B,2] */,
                        int64_t batch, int64_t full_height, int64_t full_width, int64_t num_segments,
@@ -41,7 +41,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t i = lane(); i < cells; i += 32) total += counts[s * cells + i];
     total = warp_sum(total);
     const float divisor = static_cast<float>(total > 1 ? total : 1);
-    for (int64_t i = lane(); i < cells; i += 32) shares[s * cells + i] = static_cast<float>(counts[s * cells + i]) / divisor;
+    for (int64_t i = lane(); i < cells; i += 32)
+      shares[s * cells + i] = static_cast<float>(counts[s * cells + i]) / divisor;
   }
 }
 

@@ -23,9 +23,9 @@ Tensor relabel(const Tensor& labels, const Tensor& table) {
   const Launcher launch(labels);
   return relabel_checked(labels, table, [&](const Tensor& labels, const Tensor& table, const Tensor& out) {
     const int64_t pixels = labels.size(1) * labels.size(2);
-    for_each_pixel(launch, labels.size(0), 1, pixels,
-                   RelabelPixel{data<int32_t>(labels), data<int32_t>(table), mutable_data<int32_t>(out), pixels,
-                                table.size(1)});
+    for_each_pixel(
+        launch, labels.size(0), 1, pixels,
+        RelabelPixel{data<int32_t>(labels), data<int32_t>(table), mutable_data<int32_t>(out), pixels, table.size(1)});
   });
 }
 

@@ -46,7 +46,8 @@ struct LabPixelBackward {
     load_srgb(images, b, y, x, srgb);
     for (int c = 0; c < 3; ++c) g[c] = grad.pixel(b, y, x)[c * grad.channel_stride];
     lab_from_srgb_backward(srgb, g);
-    for (int c = 0; c < 3; ++c) grad_images.pixel(b, y, x)[c * grad_images.channel_stride] = static_cast<scalar_t>(g[c]);
+    for (int c = 0; c < 3; ++c)
+      grad_images.pixel(b, y, x)[c * grad_images.channel_stride] = static_cast<scalar_t>(g[c]);
   }
 };
 
