@@ -263,11 +263,11 @@ def test_training_moves_the_number_of_tokens():
 
 
 @pytest.mark.parametrize("leaves", ["soft", "pixels"])
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
-def test_compiles_whole_and_once(leaves, backend):
+@pytest.mark.parametrize("compiler", ["eager", "inductor"])
+def test_compiles_whole_and_once(leaves, compiler):
     torch._dynamo.reset()
     tokenizer = dk.Tokenizer(leaves=leaves, max_tokens=20)
-    compiled = torch.compile(tokenizer, fullgraph=True, backend=backend)
+    compiled = torch.compile(tokenizer, fullgraph=True, backend=compiler)
     first, second = photo(40, 48), photo(40, 48).flip(2)
     for image in (first, second):
         with torch._dynamo.config.patch(error_on_recompile=image is second):
