@@ -6,7 +6,7 @@ BIN := .venv/bin
 RESULT ?= benchmarks/results/cpu.json
 BENCH ?= --benchmark-max-time=0.5
 CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh)
-EMULATION := $(wildcard tests/emulation/*.h)
+EMULATION := $(wildcard tests/emulation/*.h tests/emulation/*.cpp)
 
 .PHONY: venv demo test fuzz sanitize bench lint format clean wheel
 
