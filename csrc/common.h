@@ -110,6 +110,16 @@ inline std::optional<Tensor> dense(const std::optional<Tensor>& tensor) {
   return dense(*tensor);
 }
 
+// The tensor in another dtype, dense; itself when it is both already. For small tensors: tokens and weights.
+inline Tensor converted(const Tensor& tensor, ScalarType type) {
+  return dense(tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type));
+}
+
+inline std::optional<Tensor> converted(const std::optional<Tensor>& tensor, ScalarType type) {
+  if (!tensor.has_value()) return std::nullopt;
+  return converted(*tensor, type);
+}
+
 // The public functions validate with readable messages; this keeps a direct call of an operator from reading out of
 // bounds. A negative size is any size.
 inline void check(const Tensor& tensor, const char* name, ScalarType type, std::initializer_list<int64_t> size) {

@@ -35,6 +35,11 @@ def has_emulated(operator: str) -> bool:
     return _emulated is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"{EMULATED}::{operator}", "CPU")
 
 
+def stem(operator: str) -> str:
+    """The file stem of an operator."""
+    return _native._reference(operator).__module__.rpartition(".")[2]
+
+
 #: The operators that have a CUDA kernel.
 CUDA_OPERATORS = [operator for operator in sorted(SCHEMAS) if has_emulated(operator)]
 NATIVE = [f"native-{level}" for level in _native.cpu_levels()]

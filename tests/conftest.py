@@ -15,10 +15,10 @@ def _poisoned_outputs():
 
 
 def pytest_generate_tests(metafunc):
-    """Runs a test that takes `backend` once per backend that has the operator of its module."""
+    """Runs a test that takes `backend` once per backend that has an operator of its module."""
     if "backend" in metafunc.fixturenames:
-        operator = metafunc.module.__name__.removeprefix("test_")
-        cuda = ["cuda-emulated"] if any(o.startswith(operator) for o in backends.CUDA_OPERATORS) else []
+        stem = metafunc.module.__name__.removeprefix("test_")
+        cuda = ["cuda-emulated"] if stem in map(backends.stem, backends.CUDA_OPERATORS) else []
         metafunc.parametrize("backend", [*backends.NATIVE, "reference", *cuda], indirect=True)
 
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cpu/segment_sum.h"
+#include "segment_pool_host.h"
 
 namespace dhvt {
 namespace {
@@ -31,49 +32,37 @@ std::tuple<Tensor, Tensor> segment_sum(const Tensor& features, const Tensor& lab
 
 Tensor segment_gather(const Tensor& values, const Tensor& labels, const std::optional<Tensor>& weights,
                       bool channels_last) {
-  const ScalarType type = values.scalar_type();
-  check(labels, "labels [B,H,W]", ScalarType::Int, {-1, -1, -1});
-  check(values, "values [B,K,C]", type, {labels.size(0), -1, -1});
-  if (weights)
-    check(*weights, "weights [B,H,W]", weights->scalar_type(), {labels.size(0), labels.size(1), labels.size(2)});
-  Tensor out =
-      empty_image({labels.size(0), values.size(2), labels.size(1), labels.size(2)}, type, channels_last, values);
-  const Tensor dense_values = dense(values), dense_labels = dense(labels);
-  const std::optional<Tensor> weight = converted(weights, acc_type(type));
-  dispatch_floating(type, "segment_gather", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    const int64_t pixels = labels.size(1) * labels.size(2), table = values.size(1) * values.size(2);
-    const auto* value = data<scalar_t>(dense_values);
-    const auto* w = data<acc_t<scalar_t>>(weight);
-    const auto view = mutable_image_view<scalar_t>(out);
-    const auto of_tile = DHVT_AT_LEVEL(gather_tile<scalar_t>);
-    for_each_tile(dense_labels, values.size(1), [&](const Tile& tile, const LabelMap& map) {
-      of_tile(value + tile.image * table, map, tile, w ? w + tile.image * pixels : nullptr, view);
-    });
-  });
-  return out;
+  return segment_gather_checked(
+      values, labels, weights, channels_last,
+      [](auto tag, const Tensor& values, const Tensor& labels, const std::optional<Tensor>& weights,
+         const Tensor& out) {
+        using scalar_t = typename decltype(tag)::type;
+        const int64_t pixels = labels.size(1) * labels.size(2), table = values.size(1) * values.size(2);
+        const auto* value = data<scalar_t>(values);
+        const auto* weight = data<acc_t<scalar_t>>(weights);
+        const auto view = mutable_image_view<scalar_t>(out);
+        const auto of_tile = DHVT_AT_LEVEL(gather_tile<scalar_t>);
+        for_each_tile(labels, values.size(1), [&](const Tile& tile, const LabelMap& map) {
+          of_tile(value + tile.image * table, map, tile, weight ? weight + tile.image * pixels : nullptr, view);
+        });
+      });
 }
 
 Tensor segment_dot(const Tensor& values, const Tensor& features, const Tensor& labels) {
-  const ScalarType type = features.scalar_type();
-  check(features, "features [B,C,H,W]", type, {-1, -1, -1, -1});
-  check(values, "values [B,K,C]", values.scalar_type(), {features.size(0), -1, features.size(1)});
-  check(labels, "labels [B,H,W]", ScalarType::Int, {features.size(0), features.size(2), features.size(3)});
-  Tensor out = empty({labels.size(0), labels.size(1), labels.size(2)}, acc_type(type), features);
-  const Tensor dense_values = converted(values, acc_type(type)), dense_labels = dense(labels);
-  dispatch_floating(type, "segment_dot", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    using acc = acc_t<scalar_t>;
-    const int64_t pixels = labels.size(1) * labels.size(2), table = values.size(1) * values.size(2);
-    const auto view = image_view<scalar_t>(features);
-    const acc* value = data<acc>(dense_values);
-    acc* products = mutable_data<acc>(out);
-    const auto of_tile = DHVT_AT_LEVEL(dot_tile<scalar_t>);
-    for_each_tile(dense_labels, values.size(1), [&](const Tile& tile, const LabelMap& map) {
-      of_tile(value + tile.image * table, view, map, tile, products + tile.image * pixels);
-    });
-  });
-  return out;
+  return segment_dot_checked(
+      values, features, labels,
+      [](auto tag, const Tensor& values, const Tensor& features, const Tensor& labels, const Tensor& out) {
+        using scalar_t = typename decltype(tag)::type;
+        using acc = acc_t<scalar_t>;
+        const int64_t pixels = labels.size(1) * labels.size(2), table = values.size(1) * values.size(2);
+        const auto view = image_view<scalar_t>(features);
+        const acc* value = data<acc>(values);
+        acc* products = mutable_data<acc>(out);
+        const auto of_tile = DHVT_AT_LEVEL(dot_tile<scalar_t>);
+        for_each_tile(labels, values.size(1), [&](const Tile& tile, const LabelMap& map) {
+          of_tile(value + tile.image * table, view, map, tile, products + tile.image * pixels);
+        });
+      });
 }
 
 // The same plan as the sum: each tile finds the maxima of its segments, and the tiles are compared.

@@ -6,16 +6,6 @@
 
 namespace dhvt {
 
-// The tensor in another dtype, dense; itself when it is both already. For small tensors: tokens and weights.
-inline Tensor converted(const Tensor& tensor, ScalarType type) {
-  return dense(tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type));
-}
-
-inline std::optional<Tensor> converted(const std::optional<Tensor>& tensor, ScalarType type) {
-  if (!tensor.has_value()) return std::nullopt;
-  return converted(*tensor, type);
-}
-
 // One task per tile: finds its runs, then of_tile(index, tile, runs, scratch, values) fills values [slots][width]. The
 // scratch has kPoolScratch bytes per slot.
 template <typename acc, typename OfTile>
