@@ -3,9 +3,9 @@
 import backends
 import pytest
 import torch
-from grid import DTYPES, assert_close
+from grid import DTYPES
 from samples import SAMPLES
-from test_operators import call
+from test_operators import call, check_against_reference
 
 pytestmark = pytest.mark.skipif(not backends.CUDA_OPERATORS, reason="the emulation was not built: make test builds it")
 
@@ -13,17 +13,7 @@ pytestmark = pytest.mark.skipif(not backends.CUDA_OPERATORS, reason="the emulati
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", backends.CUDA_OPERATORS)
 def test_equals_the_reference(name, dtype):
-    for arguments in SAMPLES[name](dtype):
-        with backends.use("cuda-emulated"):
-            emulated = call(name, arguments)
-        with backends.use("reference"):
-            reference = call(name, arguments)
-        for index, (a, b) in enumerate(zip(emulated, reference, strict=True)):
-            assert (a.shape, a.dtype) == (b.shape, b.dtype), f"output {index}"
-            if a.is_floating_point():
-                assert_close(a, b, dtype, scale=10)
-            else:
-                torch.testing.assert_close(a, b, rtol=0, atol=0)
+    check_against_reference("cuda-emulated", name, dtype)
 
 
 @pytest.mark.parametrize("name", backends.CUDA_OPERATORS)

@@ -1,11 +1,11 @@
 """What holds for every operator of the schema, whatever it computes."""
 
+import backends
 import pytest
 import torch
 from grid import DTYPES, assert_close
 from samples import SAMPLES
 
-import dhvt_kernels
 from dhvt_kernels import _native
 from dhvt_kernels._schema import SCHEMAS, ops
 
@@ -42,22 +42,26 @@ def level(request):
     _native.use_cpu_level(before)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", OPERATORS)
-def test_native_equals_reference_in_shape_dtype_and_value(level, name, dtype):
-    """The two backends promise the same outputs; floating values are held to float64 in the operator's own tests."""
+def check_against_reference(backend, name, dtype):
+    """Both promise the same outputs; floating values are held to float64 in the operator's own tests."""
     for arguments in SAMPLES[name](dtype):
-        with dhvt_kernels.backend("native"):
-            native = call(name, arguments)
-        with dhvt_kernels.backend("reference"):
+        with backends.use(backend):
+            found = call(name, arguments)
+        with backends.use("reference"):
             reference = call(name, arguments)
-        for index, (a, b) in enumerate(zip(native, reference, strict=True)):
+        for index, (a, b) in enumerate(zip(found, reference, strict=True)):
             assert a.shape == b.shape, f"output {index}"
             assert a.dtype == b.dtype, f"output {index}"
             if a.is_floating_point():
                 assert_close(a, b, dtype, scale=10)
             else:
                 torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_native_equals_reference_in_shape_dtype_and_value(level, name, dtype):
+    check_against_reference(f"native-{level}", name, dtype)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
