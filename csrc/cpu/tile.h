@@ -27,12 +27,6 @@ struct SlotEntry {
   int32_t slot;
 };
 
-// Asks for a row that will be read soon: tiles are too narrow for the processor to follow from row to row.
-template <typename T>
-inline void prefetch(const T* row, int64_t size) {
-  for (int64_t i = 0; i < size; i += 64 / sizeof(T)) __builtin_prefetch(row + i);
-}
-
 // A label map [H,W] of one image, with the labels in [0, limit) in use.
 struct LabelMap {
   const int32_t* data;

@@ -93,9 +93,7 @@ void add_planes(const ImageView<const scalar_t>& view, const Tile& tile, const T
     const Run run = found.runs[r];
     if (run.y != y) {
       y = run.y;
-      for (int g = 0; g < G; ++g) {
-        rows[g] = padded_row(view, tile, y, first + g, copies[g]);
-      }
+      for (int g = 0; g < G; ++g) rows[g] = padded_row(view, tile, y, first + g, copies[g]);
     }
     const acc* value[G];
     for (int g = 0; g < G; ++g) value[g] = rows[g] + (run.x - tile.left);
