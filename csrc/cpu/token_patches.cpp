@@ -1,13 +1,12 @@
 // Boxes of the image resampled to P x P, with the share of the samples that belong to the segment.
+#include "token_patches_host.h"
+
 #include <algorithm>
 
-#include "common.h"
 #include "cpu/levels/token_patches_kernels.h"
 
 namespace dhvt {
 namespace {
-
-bool is_empty(const int32_t* box) { return box[2] < box[0] || box[3] < box[1]; }
 
 // The arrays of one worker.
 template <typename acc>
@@ -56,21 +55,14 @@ void patches_of(const ImageView<const scalar_t>& image, const int32_t* label, co
 }
 
 std::tuple<Tensor, Tensor> token_patches(const Tensor& image, const Tensor& labels, const Tensor& boxes, int64_t size) {
-  const ScalarType type = image.scalar_type();
-  check(image, "image [B,C,H,W]", type, {-1, -1, -1, -1});
-  check(labels, "labels [B,H,W]", ScalarType::Int, {image.size(0), image.size(2), image.size(3)});
-  check(boxes, "boxes [B,K,4]", ScalarType::Int, {image.size(0), -1, 4});
-  STD_TORCH_CHECK(size >= 1, "size: expected an integer >= 1; found ", size);
-  const int64_t num_segments = boxes.size(1);
-  Tensor patches = empty({image.size(0), num_segments, image.size(1), size, size}, type, image);
-  Tensor masks = empty({image.size(0), num_segments, 1, size, size}, type, image);
-  const Tensor dense_labels = dense(labels), dense_boxes = dense(boxes);
-  dispatch_floating(type, "token_patches", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    patches_of(image_view<scalar_t>(image), data<int32_t>(dense_labels), data<int32_t>(dense_boxes), num_segments, size,
-               mutable_data<scalar_t>(patches), mutable_data<scalar_t>(masks));
-  });
-  return {patches, masks};
+  return token_patches_checked(image, labels, boxes, size,
+                               [&](auto tag, const Tensor& image, const Tensor& labels, const Tensor& boxes,
+                                   const Tensor& patches, const Tensor& masks) {
+                                 using scalar_t = typename decltype(tag)::type;
+                                 patches_of(image_view<scalar_t>(image), data<int32_t>(labels), data<int32_t>(boxes),
+                                            boxes.size(1), size, mutable_data<scalar_t>(patches),
+                                            mutable_data<scalar_t>(masks));
+                               });
 }
 
 constexpr int64_t kBand = 32;  // rows per task of the backward
@@ -112,20 +104,12 @@ void scatter_patches(const scalar_t* grad, const int32_t* box, int64_t num_segme
 }
 
 Tensor token_patches_backward(const Tensor& grad_patches, const Tensor& boxes, int64_t height, int64_t width) {
-  const ScalarType type = grad_patches.scalar_type();
-  check(boxes, "boxes [B,K,4]", ScalarType::Int, {-1, -1, 4});
-  check(grad_patches, "grad_patches [B,K,C,P,P]", type, {boxes.size(0), boxes.size(1), -1, -1, -1});
-  const int64_t size = grad_patches.size(3);
-  STD_TORCH_CHECK(grad_patches.size(4) == size && size >= 1, "grad_patches [B,K,C,P,P]: expected square patches");
-  STD_TORCH_CHECK(height >= 0 && width >= 0, "height, width: expected integers >= 0");
-  Tensor out = empty({boxes.size(0), grad_patches.size(2), height, width}, type, grad_patches);
-  const Tensor dense_grad = dense(grad_patches), dense_boxes = dense(boxes);
-  dispatch_floating(type, "token_patches_backward", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    scatter_patches(data<scalar_t>(dense_grad), data<int32_t>(dense_boxes), boxes.size(1), size,
-                    mutable_image_view<scalar_t>(out));
-  });
-  return out;
+  return token_patches_backward_checked(grad_patches, boxes, height, width,
+                                        [&](auto tag, const Tensor& grad, const Tensor& boxes, const Tensor& out) {
+                                          using scalar_t = typename decltype(tag)::type;
+                                          scatter_patches(data<scalar_t>(grad), data<int32_t>(boxes), boxes.size(1),
+                                                          grad.size(3), mutable_image_view<scalar_t>(out));
+                                        });
 }
 
 }  // namespace
