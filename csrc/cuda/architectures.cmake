@@ -1,5 +1,5 @@
-# DHVT_CUDA_ARCHITECTURES for messages, CMAKE_CUDA_ARCHITECTURES for the compiler. From TORCH_CUDA_ARCH_LIST in torch's
-# notation ("8.0;9.0+PTX"), else the GPU of this machine, else everything since the A100 and PTX for what comes later.
+# DHVT_CUDA_ARCHITECTURES for messages, DHVT_CUDA_FLAGS for nvcc. From TORCH_CUDA_ARCH_LIST in torch's notation
+# ("8.0;9.0+PTX"), else the GPU of this machine, else everything since the A100, and PTX for what comes later.
 set(list "$ENV{TORCH_CUDA_ARCH_LIST}")
 if(NOT list)
   execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE list
@@ -10,18 +10,27 @@ if(NOT list)
 endif()
 string(REGEX REPLACE "[ ,;\n]+" ";" list "${list}")
 list(REMOVE_DUPLICATES list)
-set(CMAKE_CUDA_ARCHITECTURES)
-set(DHVT_CUDA_ARCHITECTURES)
+set(lowest 999)
 foreach(entry IN LISTS list)
-  if(NOT entry MATCHES "^([0-9]+)\\.([0-9]+a?)(\\+PTX)?$")
+  if(NOT entry MATCHES "^([0-9]+)\\.([0-9])(\\+PTX)?$")
     message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST: expected entries such as 9.0 or 9.0+PTX; found ${entry}")
   endif()
   set(number "${CMAKE_MATCH_1}${CMAKE_MATCH_2}")
-  list(APPEND CMAKE_CUDA_ARCHITECTURES ${number}-real)
-  string(APPEND DHVT_CUDA_ARCHITECTURES "sm_${number} ")
+  list(APPEND codes sm_${number})
   if(CMAKE_MATCH_3)
-    list(APPEND CMAKE_CUDA_ARCHITECTURES ${number}-virtual)
-    string(APPEND DHVT_CUDA_ARCHITECTURES "PTX_${number} ")
+    set(ptx ON)
+  endif()
+  if(number LESS lowest)
+    set(lowest ${number})
   endif()
 endforeach()
-string(STRIP "${DHVT_CUDA_ARCHITECTURES}" DHVT_CUDA_ARCHITECTURES)
+# All are compiled from the PTX of the lowest, so that the sources are read once: half the time of a reading for each, and
+# no kernel uses what only the later ones have.
+if(ptx)
+  list(APPEND codes compute_${lowest})
+endif()
+string(REPLACE ";" "," DHVT_CUDA_FLAGS "${codes}")
+string(PREPEND DHVT_CUDA_FLAGS "-arch=compute_${lowest};-code=")
+string(REPLACE ";" " " DHVT_CUDA_ARCHITECTURES "${codes}")
+string(REPLACE compute_ PTX_ DHVT_CUDA_ARCHITECTURES "${DHVT_CUDA_ARCHITECTURES}")
+set(CMAKE_CUDA_ARCHITECTURES OFF)
