@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._checks import check_choice, check_float, check_int
-from .ops import CRITERIA, SELECTIONS, MergeTree, criterion_terms, relabel, tree_cut
+from .ops import CRITERIA, SELECTIONS, MergeTree, criterion_terms, relabel, segment_gather, tree_cut
 from .partition import Partition, SoftLeaves
 
 
@@ -122,18 +122,22 @@ class Hierarchy:
         capacity = self.num_leaves
         if selection.max_tokens is not None and self.complete:
             capacity = min(selection.max_tokens, capacity)
-        node = cut.node[:, :capacity]
-        used, index = node >= 0, node.clamp_min(0).long()
-        cost = (likelihood + cut.strength[:, None] * penalty).detach().gather(1, index)
-        probability = torch.where(used, cut.probability.gather(1, index), 0)
+        node = cut.node[:, :capacity].contiguous()
+        with torch.no_grad():
+            cost = torch.addcmul(likelihood, cut.strength[:, None], penalty)
         return Partition(
             labels=relabel(self.leaves, cut.segment),
             counts=cut.counts,
             num_segments=capacity,
             node=node,
             strength=cut.strength,
-            cost=torch.where(used, cost, 0).sum(1),
-            probability=probability,
+            cost=_at(node, cost).sum(1),
+            probability=_at(node, cut.probability),
             expected_tokens=cut.expected_tokens,
             soft=self.soft,
         )
+
+
+def _at(node: Tensor, values: Tensor) -> Tensor:
+    """`values [B,V]` of the nodes `[B,K]`; 0 in unused slots. One kernel, and its gradient is one."""
+    return segment_gather(values.unsqueeze(-1), node.unsqueeze(1))[:, 0, 0]
