@@ -1,16 +1,18 @@
-"""Every way of running the operators that this machine has, by name: "reference", "native-<level>", "cuda-emulated"."""
+"""Every way of running the operators that this machine has, by name: see `BACKENDS`."""
 
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 import dhvt_kernels
 from dhvt_kernels import _native
-from dhvt_kernels._schema import NAMESPACE, SCHEMAS
+from dhvt_kernels._schema import NAMESPACE, SCHEMAS, ops
 
 EMULATED = "dhvt_emulated"
 #: What `make` builds of the CUDA sources for the CPU (docs/emulation.md).
@@ -27,12 +29,23 @@ def _load_emulated() -> torch.library.Library | None:
     return library
 
 
+def _has_kernel(namespace: str, operator: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{namespace}::{operator}", key)
+
+
 _emulated = _load_emulated()
+_has_gpu = torch.cuda.is_available() and _native.cuda_architectures() is not None
 
-
-def has_emulated(operator: str) -> bool:
-    """Whether the operator has a CUDA kernel, compiled for the CPU."""
-    return _emulated is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"{EMULATED}::{operator}", "CPU")
+#: The operators with a CUDA kernel, of each way of running one: "cuda-emulated" (compiled for the CPU) and "cuda".
+CUDA_OPERATORS = {
+    name: [operator for operator in sorted(SCHEMAS) if _has_kernel(namespace, operator, key)]
+    for name, namespace, key, here in (
+        ("cuda-emulated", EMULATED, "CPU", _emulated is not None),
+        ("cuda", NAMESPACE, "CUDA", _has_gpu),
+    )
+    if here
+}
+NATIVE = [f"native-{level}" for level in _native.cpu_levels()]
 
 
 def stem(operator: str) -> str:
@@ -40,27 +53,39 @@ def stem(operator: str) -> str:
     return _native._reference(operator).__module__.rpartition(".")[2]
 
 
-#: The operators that have a CUDA kernel.
-CUDA_OPERATORS = [operator for operator in sorted(SCHEMAS) if has_emulated(operator)]
-NATIVE = [f"native-{level}" for level in _native.cpu_levels()]
+def moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    """The same view of a copy of everything that the tensor is a view of: strides, offset and gaps stay."""
+    whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
+    return whole.to(device).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _kernel(backend: str, operator: str) -> Callable[..., Any]:
+    """What takes tensors of the CPU and runs the operator on a backend."""
+    if backend == "cuda-emulated":
+        return getattr(getattr(torch.ops, EMULATED), operator).default
+
+    def on_gpu(*arguments: Any) -> Any:
+        there = tree_map_only(torch.Tensor, lambda tensor: moved(tensor, "cuda"), arguments)
+        return tree_map_only(torch.Tensor, torch.Tensor.cpu, getattr(ops, operator)(*there))
+
+    return on_gpu
 
 
 @contextlib.contextmanager
 def use(name: str) -> Iterator[None]:
-    """Run the operators on a backend inside a `with` block."""
-    backend, _, level = name.partition("-")
-    if backend == "cuda":
+    """Run the operators on a backend inside a `with` block; tensors stay on the CPU."""
+    if name in CUDA_OPERATORS:
         override = torch.library.Library(NAMESPACE, "IMPL")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*other operators may also be overridden", category=UserWarning)
-            for operator in CUDA_OPERATORS:
-                kernel = getattr(getattr(torch.ops, EMULATED), operator).default
-                override.impl(operator, kernel, "CPU", allow_override=True)
+            for operator in CUDA_OPERATORS[name]:
+                override.impl(operator, _kernel(name, operator), "CPU", allow_override=True)
         try:
             yield
         finally:
             override._destroy()
         return
+    backend, _, level = name.partition("-")
     with dhvt_kernels.backend(backend):
         best = _native.cpu_level()
         if level:

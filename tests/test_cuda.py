@@ -1,4 +1,4 @@
-"""The CUDA kernels, run on the CPU (docs/emulation.md); the operators' own tests run on them, too."""
+"""The CUDA kernels, on a GPU or emulated (docs/emulation.md); the operators' own tests run on them, too."""
 
 import backends
 import pytest
@@ -7,20 +7,21 @@ from grid import DTYPES
 from samples import SAMPLES
 from test_operators import call, check_against_reference
 
-pytestmark = pytest.mark.skipif(not backends.CUDA_OPERATORS, reason="the emulation was not built: make test builds it")
+KERNELS = [(backend, name) for backend, operators in backends.CUDA_OPERATORS.items() for name in operators]
+pytestmark = pytest.mark.skipif(not KERNELS, reason="no GPU, and the emulation was not built: make test builds it")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", backends.CUDA_OPERATORS)
-def test_equals_the_reference(name, dtype):
-    check_against_reference("cuda-emulated", name, dtype)
+@pytest.mark.parametrize(("name_of_backend", "name"), KERNELS)
+def test_equals_the_reference(name_of_backend, name, dtype):
+    check_against_reference(name_of_backend, name, dtype)
 
 
-@pytest.mark.parametrize("name", backends.CUDA_OPERATORS)
-def test_the_order_of_threads_and_blocks_changes_no_bit(name):
-    """Each launch takes another order, so a barrier that is missing, or a race, shows."""
+@pytest.mark.parametrize(("name_of_backend", "name"), KERNELS)
+def test_the_order_of_threads_and_blocks_changes_no_bit(name_of_backend, name):
+    """Each launch of the emulation takes another order, so a barrier that is missing, or a race, shows."""
     arguments = SAMPLES[name](torch.float32)[0]
-    with backends.use("cuda-emulated"):
+    with backends.use(name_of_backend):
         first, *others = (call(name, arguments) for _ in range(7))
     for other in others:
         for a, b in zip(first, other, strict=True):

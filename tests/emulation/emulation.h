@@ -218,11 +218,16 @@ class Runner {
   std::vector<std::unique_ptr<Fiber>> fibers_;
 };
 
+// Launches of this process, for tests that count them.
+inline unsigned& launches() {
+  static unsigned count = 0;
+  return count;
+}
+
 // cooperative: all blocks at once, for grid barriers; else one block after the other.
 inline void launch(Index blocks, Index threads, size_t shared_bytes, bool cooperative, std::function<void()> kernel) {
   static Runner runner;
-  static unsigned launches = 0;
-  const unsigned order = launches++;
+  const unsigned order = launches()++;
   const uint64_t count = uint64_t(blocks.x) * blocks.y * blocks.z, size = uint64_t(threads.x) * threads.y * threads.z;
   if (count == 0 || size == 0 || size > 1024 || threads.z > 64 || blocks.x > 0x7fffffffu || blocks.y > 65535 ||
       blocks.z > 65535 || shared_bytes > 227 * 1024)

@@ -1,0 +1,150 @@
+"""What only a GPU can show: streams, graphs, devices, and that nothing waits for the host."""
+
+import re
+
+import backends
+import pytest
+import torch
+
+import dhvt_kernels as dk
+
+pytestmark = pytest.mark.skipif(
+    "cuda" not in backends.CUDA_OPERATORS, reason="needs a GPU and a library with CUDA kernels"
+)
+
+#: The most kernels and memory operations of the tokenizer with soft leaves.
+MOST_LAUNCHES = 30
+
+
+@pytest.fixture
+def images():
+    """Smooth noise, so that there is something to find."""
+    noise = torch.rand(4, 3, 16, 14)
+    return torch.nn.functional.interpolate(noise, size=(224, 200), mode="bicubic").clamp(0, 1).cuda()
+
+
+@pytest.fixture
+def tokenizer():
+    return dk.Tokenizer(max_tokens=100)
+
+
+def assert_same_bits(first, second):
+    assert torch.equal(first.labels, second.labels)
+    assert torch.equal(first.counts, second.counts)
+    assert torch.equal(first.probability, second.probability)
+    assert torch.equal(first.cost, second.cost)
+
+
+def capture(tokenizer, images):
+    """The tokenizer as a graph, and its output."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), torch.no_grad():
+        tokenizer(images)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    graph.enable_debug_mode()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        partition = tokenizer(images)
+    return graph, partition
+
+
+def test_agrees_with_the_cpu(tokenizer, images):
+    """Sums are taken in another order, so a near tie may fall otherwise: most of every segment must be the same."""
+    found, expected = tokenizer(images), tokenizer(images.cpu())
+    assert torch.equal(found.counts.cpu(), expected.counts)
+    for a, b in zip(found.labels.cpu(), expected.labels, strict=True):
+        pairs = torch.bincount((a.long() * 100 + b.long()).flatten(), minlength=10000).reshape(100, 100)
+        assert pairs.amax(1).sum() > 0.97 * a.numel()
+
+
+def test_a_second_run_has_the_same_bits(tokenizer, images):
+    assert_same_bits(tokenizer(images), tokenizer(images))
+
+
+def test_a_graph_replays_on_new_images(tokenizer, images):
+    static = images.clone()
+    graph, partition = capture(tokenizer, static)
+    for batch in (images.flip(0), images.flip(3)):
+        static.copy_(batch)
+        graph.replay()
+        assert_same_bits(partition, tokenizer(batch))
+
+
+def test_launches(tokenizer, images, tmp_path):
+    graph, _ = capture(tokenizer, images)
+    graph.debug_dump(str(tmp_path / "graph.dot"))
+    nodes = re.findall(r'^\s*"graph_\d+_node_\d+"\s*\[', (tmp_path / "graph.dot").read_text(), re.MULTILINE)
+    assert 10 < len(nodes) <= MOST_LAUNCHES
+
+
+def test_nothing_waits_for_the_device(tokenizer, images):
+    tokenizer(images)
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        tokenizer(images)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def test_runs_on_the_current_stream(tokenizer, images):
+    expected = tokenizer(images)
+    side = torch.cuda.Stream()
+    late = torch.zeros_like(images)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(200_000_000)  # a kernel on another stream would read zeros
+        late.copy_(images)
+        found = tokenizer(late)
+    side.synchronize()
+    assert_same_bits(found, expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_runs_on_the_device_of_its_tensors(tokenizer, images):
+    found = tokenizer(images.to("cuda:1"))
+    assert found.labels.device == torch.device("cuda:1")
+    assert torch.cuda.current_device() == 0
+    assert torch.equal(found.labels.cpu(), tokenizer(images).labels.cpu())
+
+
+def test_compiles_without_breaks(tokenizer, images):
+    compiled = torch.compile(lambda batch: tokenizer(batch).labels, fullgraph=True)
+    assert torch.equal(compiled(images), tokenizer(images).labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_changes_nothing(tokenizer, images, dtype):
+    with torch.autocast("cuda", dtype=dtype):
+        found = tokenizer(images)
+    assert_same_bits(found, tokenizer(images))
+
+
+def test_gradients_agree_with_the_cpu(tokenizer, images):
+    gradients = []
+    for device in ("cuda", "cpu"):
+        batch = images[:2].to(device, torch.float64).requires_grad_()
+        partition = tokenizer(batch)
+        pooled, mass = partition.soft_pool(tokenizer.features(batch))
+        loss = (pooled / mass.clamp_min(1)[..., None]).square().mean() + partition.expected_tokens.sum() / 100
+        (gradient,) = torch.autograd.grad(loss + partition.pool(batch).square().mean(), batch)
+        gradients.append(gradient.cpu())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-9)
+
+
+def test_tensors_on_two_devices_are_refused(images):
+    labels = torch.zeros(4, 224, 200, dtype=torch.int32)
+    with pytest.raises(ValueError, match="labels: expected device cuda:0; found cpu"):
+        dk.segment_pool(images, labels, num_segments=1)
+
+
+def test_memory_beyond_2_to_the_31_elements():
+    """An image whose pixels lie 2^31 elements apart, and one of so many pixels."""
+    apart = torch.zeros(2**31 + 8, dtype=torch.uint8, device="cuda")
+    apart[2**31 :] = 255
+    image = apart.as_strided((1, 3, 1, 2), (1, 1, 1, 2**31))
+    assert dk.srgb_to_lab(image)[0, 0, 0].tolist() == pytest.approx([0, 100], abs=1e-3)
+    labels = torch.zeros(1, 46341, 46342, dtype=torch.int32, device="cuda")
+    labels[:, -1] = 1
+    assert dk.relabel(labels, torch.tensor([[5, 7]], dtype=torch.int32, device="cuda"))[0, -2:, -1].tolist() == [5, 7]
