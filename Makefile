@@ -8,7 +8,7 @@ BENCH ?= --benchmark-max-time=0.5
 CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh)
 EMULATION := $(wildcard tests/emulation/*.h tests/emulation/*.cpp)
 
-.PHONY: venv demo test fuzz sanitize bench lint format clean wheel
+.PHONY: venv demo test fuzz sanitize bench gpu lint format clean wheel
 
 venv: .venv/built
 
@@ -31,6 +31,10 @@ sanitize: venv
 bench: .venv/bench
 	-$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --benchmark-json=$(RESULT) $(BENCH)
 	$(BIN)/python -m benchmarks.report $(RESULT)
+
+# On a machine with a GPU, on its own python3 and torch: build, tests, sanitizers, benchmarks (docs/cuda.md).
+gpu:
+	benchmarks/gpu.sh
 
 lint: venv
 	$(BIN)/ruff check .

@@ -53,9 +53,13 @@ class Case:
     build: Callable[[Scene], Work]
     shape: tuple[int, int, int, int]
     direction: str
+    #: "cpu" or "cuda": a GPU is measured at shapes of its own.
+    device: str
     quick: bool
     #: The reference is left out where a call would take many seconds.
     reference: bool
+    #: Whether the reference is measured under torch.compile, too.
+    compiled: bool = False
 
     @property
     def id(self) -> str:
@@ -65,20 +69,32 @@ class Case:
 CASES: list[Case] = []
 
 
+#: What most operators are measured at on a GPU.
+GPU_SHAPES = ("64x3x224x224",)
+
+
 def operator(
-    *shapes: str, backward: bool = False, reference: int = 1 << 24
+    *shapes: str,
+    gpu: tuple[str, ...] = GPU_SHAPES,
+    backward: bool = False,
+    reference: int = 1 << 24,
+    compiled: bool = False,
 ) -> Callable[[Callable[[Scene], Work]], Callable[[Scene], Work]]:
     """Register a function from a scene to work, at shapes "BxCxHxW".
 
-    `reference`: the most elements, B C H W, that the reference is measured at.
+    `reference`: the most elements, B C H W, that the reference is measured at. `compiled`: at the first shape of a GPU,
+    forward, the reference is measured under torch.compile, too.
     """
 
     def register(build: Callable[[Scene], Work]) -> Callable[[Scene], Work]:
-        for number, text in enumerate(shapes):
-            batch, channels, height, width = shape = tuple(map(int, text.split("x")))
-            small = batch * channels * height * width <= reference
-            for direction in (FORWARD, BACKWARD)[: 1 + backward]:
-                CASES.append(Case(build.__name__, build, shape, direction, number == 0, small))
+        for device, texts in (("cpu", shapes), ("cuda", gpu)):
+            for number, text in enumerate(texts):
+                batch, channels, height, width = shape = tuple(map(int, text.split("x")))
+                small = batch * channels * height * width <= reference
+                for direction in (FORWARD, BACKWARD)[: 1 + backward]:
+                    first = number == 0
+                    also = compiled and first and device == "cuda" and direction == FORWARD
+                    CASES.append(Case(build.__name__, build, shape, direction, device, first, small, also))
         return build
 
     return register
@@ -87,7 +103,7 @@ def operator(
 # --- features and soft leaves -----------------------------------------------------------------------------------------
 
 
-@operator("1x3x224x224", "8x3x224x224", "1x3x512x512", "1x3x2048x2048", backward=True)
+@operator("1x3x224x224", "8x3x224x224", "1x3x512x512", "1x3x2048x2048", backward=True, compiled=True)
 def srgb_to_lab(s: Scene) -> Work:
     return Work(
         dk.srgb_to_lab,
@@ -100,7 +116,7 @@ def srgb_to_lab(s: Scene) -> Work:
     )
 
 
-@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", backward=True)
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", backward=True, compiled=True)
 def gaussian_blur(s: Scene) -> Work:
     """As the tokenizer smooths; the peers know no missing pixels."""
     sigma = 0.7
@@ -134,21 +150,28 @@ def clustering(s: Scene, cell: int, iterations: int) -> Work:
     )
 
 
-@operator("1x5x480x640", "1x20x480x640", backward=True, reference=1 << 21)
+@operator("1x5x480x640", "1x20x480x640", backward=True, reference=1 << 21, gpu=("1x5x480x640", "8x20x512x512"))
 def soft_cluster_10(s: Scene) -> Work:
     """As superpixels are usually made: cells of 16 px, 10 iterations."""
     return clustering(s, 16, 10)
 
 
 @operator(
-    "1x3x224x224", "8x20x224x224", "1x8x512x512", "1x32x512x512", "1x3x2048x2048", backward=True, reference=1 << 18
+    "1x3x224x224",
+    "8x20x224x224",
+    "1x8x512x512",
+    "1x32x512x512",
+    "1x3x2048x2048",
+    backward=True,
+    reference=1 << 18,
+    gpu=("64x20x224x224", *GPU_SHAPES, "1x3x224x224"),
 )
 def soft_cluster(s: Scene) -> Work:
     """As the tokenizer does: cells of 8 px, 5 iterations."""
     return clustering(s, CELL, 5)
 
 
-@operator("1x3x224x224", "1x20x512x512", backward=True, reference=1 << 23)
+@operator("1x3x224x224", "1x20x512x512", backward=True, reference=1 << 23, compiled=True)
 def soft_assign(s: Scene) -> Work:
     centers, positions, mass, _ = s.clusters
     return Work(
@@ -170,7 +193,9 @@ def soft_pool(s: Scene) -> Work:
     )
 
 
-@operator("1x3x512x512", "1x3x224x224", "8x3x224x224", "1x3x2048x2048", reference=1 << 20)
+@operator(
+    "1x3x512x512", "1x3x224x224", "8x3x224x224", "1x3x2048x2048", reference=1 << 20, gpu=(*GPU_SHAPES, "256x3x224x224")
+)
 def connected_components(s: Scene) -> Work:
     """Of the hard labels of soft clustering, before the clean-up: many components are a few pixels."""
     labels = s.clusters.labels
@@ -187,7 +212,7 @@ def connected_components(s: Scene) -> Work:
     )
 
 
-@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", reference=1 << 20)
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", reference=1 << 20, gpu=(*GPU_SHAPES, "256x3x224x224"))
 def clean_up(s: Scene) -> Work:
     """connected_components as the tokenizer calls it: one component per label, small ones joined by their features."""
     labels, options = s.clusters.labels, {"min_size": MIN_SIZE, "largest_only": True}
@@ -210,6 +235,8 @@ def clean_up(s: Scene) -> Work:
     "1x32x512x512",
     "1x3x2048x2048",
     backward=True,
+    gpu=(*GPU_SHAPES, "256x3x224x224", "64x32x224x224"),
+    compiled=True,
 )
 def segment_moments(s: Scene) -> Work:
     return _moments(s, s.leaves, s.cells)
@@ -318,7 +345,15 @@ def _pool(s: Scene, reduce: str) -> Work:
     )
 
 
-@operator("1x8x512x512", "8x20x224x224", "1x32x512x512", "1x3x2048x2048", backward=True)
+@operator(
+    "1x8x512x512",
+    "8x20x224x224",
+    "1x32x512x512",
+    "1x3x2048x2048",
+    backward=True,
+    gpu=(*GPU_SHAPES, "256x3x224x224", "64x32x224x224"),
+    compiled=True,
+)
 def segment_pool_mean(s: Scene) -> Work:
     return _pool(s, "mean")
 
@@ -349,7 +384,7 @@ def segment_gather(s: Scene) -> Work:
     )
 
 
-@operator("1x384x1x14518", backward=True)
+@operator("1x384x1x14518", backward=True, gpu=("1x384x1x14518",))
 def ragged_pool(s: Scene) -> Work:
     """14,518 tokens of 384 numbers, pooled over 64 images of unequal length: segment_pool of an image of one row."""
     rows, images = s.width, RAGGED_IMAGES
@@ -374,7 +409,9 @@ def ragged_pool(s: Scene) -> Work:
     )
 
 
-@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", backward=True)
+@operator(
+    "1x3x512x512", "8x3x224x224", "1x3x2048x2048", backward=True, gpu=(*GPU_SHAPES, "256x3x224x224"), compiled=True
+)
 def mean_inject(s: Scene) -> Work:
     labels = s.segments
     return Work(
@@ -385,7 +422,7 @@ def mean_inject(s: Scene) -> Work:
     )
 
 
-@operator("8x3x224x224", "1x3x512x512", backward=True)
+@operator("8x3x224x224", "1x3x512x512", backward=True, compiled=True)
 def token_patches(s: Scene) -> Work:
     """256 boxes per image to 16 x 16, with masks; the peers make no masks."""
     labels, boxes, size = s.partition.labels, s.boxes, 16
@@ -416,7 +453,7 @@ def _counts(s: Scene) -> Tensor:
     return torch.randint(TOKENS // 4, TOKENS, (s.batch,), generator=generator, dtype=torch.int32).to(s.device)
 
 
-@operator("8x384x1x1", backward=True)
+@operator("8x384x1x1", backward=True, gpu=("64x384x1x1",))
 def pack(s: Scene) -> Work:
     counts = _counts(s)
     total = int(counts.sum())
@@ -428,7 +465,7 @@ def pack(s: Scene) -> Work:
     )
 
 
-@operator("8x384x1x1", backward=True)
+@operator("8x384x1x1", backward=True, gpu=("64x384x1x1",))
 def unpack(s: Scene) -> Work:
     counts = _counts(s)
     values, ends = dk.pack(s.tokens, counts)
@@ -441,7 +478,7 @@ def unpack(s: Scene) -> Work:
     )
 
 
-@operator("8x384x1x1", backward=True)
+@operator("8x384x1x1", backward=True, gpu=("64x384x1x1",))
 def pad(s: Scene) -> Work:
     counts, length = _counts(s), TOKENS + 64
     return Work(
@@ -463,6 +500,7 @@ def pad(s: Scene) -> Work:
     "1x3x2048x2048",
     "1x3x4096x4096",
     reference=1 << 18,
+    gpu=("64x3x224x224", "1x3x224x224", "256x3x224x224", "1x3x512x512", "1x3x4096x4096"),
 )
 def tokenizer(s: Scene) -> Work:
     """Soft leaves, from the sRGB tensor to the partition; its growth from 224 to 4096 px is a picture of its own."""
@@ -470,7 +508,7 @@ def tokenizer(s: Scene) -> Work:
     return Work(lambda: model(s.images), (), costs.tokenizer(s))
 
 
-@operator("1x3x224x224", "1x3x512x512", reference=0)
+@operator("1x3x224x224", "1x3x512x512", reference=0, gpu=("1x3x224x224",))
 def tokenizer_pixels(s: Scene) -> Work:
     """Pixel leaves, features given; the reference takes many minutes."""
     model = dk.Tokenizer(torch.nn.Identity(), leaves="pixels", max_tokens=BUDGET)

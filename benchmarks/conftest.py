@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import importlib.metadata
+import os
 import signal
 
 import pytest
@@ -19,6 +20,7 @@ from .measure import Implementation
 #: Distributions whose versions a result names.
 VERSIONS = (
     "torch",
+    "triton",
     "numpy",
     "connected-components-3d",
     "fast-slic",
@@ -42,6 +44,22 @@ def pytest_configure(config):
         raise pytest.UsageError("--device cuda: torch finds no GPU")
     # Stopped from outside is like Ctrl-C: pytest-benchmark writes its file with the cases that are complete.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep the cases of the device; on a GPU, threads make no difference."""
+    device = torch.device(config.getoption("--device")).type
+
+    def wanted(item):
+        parameters = item.callspec.params
+        return parameters["case"].device == device and (
+            device == "cpu" or parameters["threads"] == torch.get_num_threads()
+        )
+
+    mine = [item for item in items if hasattr(item, "callspec") and "case" in item.callspec.params]
+    others = [item for item in mine if not wanted(item)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture
@@ -95,11 +113,17 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info["cpu"] = {"brand_raw": cpu["name"]}
     machine_info |= {"cores": cpu["cores"], "level": cpu["level"]}
     machine_info["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    versions = {"dhvt_kernels": dk.__version__}
+    machine_info["driver"] = measure.driver()
+    versions = {"dhvt_kernels": dk.__version__, "CUDA": torch.version.cuda}
     for name in VERSIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     machine_info["versions"] = versions
+
+
+def pytest_benchmark_update_commit_info(config, commit_info):
+    if "DHVT_COMMIT" in os.environ:
+        commit_info |= {"id": os.environ["DHVT_COMMIT"], "dirty": False}
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):

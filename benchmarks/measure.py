@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import dhvt_kernels as dk
-from dhvt_kernels._native import BACKENDS, supports
+from dhvt_kernels._native import BACKENDS, _reference, supports
+from dhvt_kernels._schema import SCHEMAS, ops
 
 from .cases import BACKWARD, Case, Work
 from .costs import Cost
@@ -27,6 +30,7 @@ MOST_ROUNDS, FEWEST_ROUNDS = 50, 3
 LONG = 5.0
 #: Side of the square float32 matrices whose product is the FMA ceiling: 1 MiB each, what one core's L2 cache holds.
 MATRIX = {"cpu": 512, "cuda": 4096}
+COMPILED = "compiled reference"
 #: Below this the copy ceiling would measure the call.
 LEAST_COPY = 1 << 16
 
@@ -55,6 +59,15 @@ class Implementation:
 def backends() -> list[str]:
     """Ours that can run here, the best first."""
     return [name for name in reversed(BACKENDS) if name != "auto" and supports(name) is None]
+
+
+def driver() -> str | None:
+    """Version of the GPU's driver."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return None
 
 
 def missing_backends() -> list[str]:
@@ -88,10 +101,45 @@ def implementations(case: Case, device: str, missing: set[str]) -> tuple[dict[st
             missing.add(f"{name}, {case.id}: {' '.join(str(error).split())}")
         else:
             found[name] = one
+    if case.compiled:
+        try:
+            found[COMPILED] = Implementation("peer", compiled_reference(work.call, work.inputs))
+        except Exception as error:
+            missing.add(f"{COMPILED}, {case.id}: {' '.join(str(error).split())[:200]}")
     found["copy"] = Implementation("ceiling", copy_ceiling(cost, device))
     if cost.flop:
         found["FMA"] = Implementation("ceiling", fma_ceiling(device))
+    if torch.device(device).type == "cuda":
+        for one in found.values():
+            one.call = captured(one)
     return found, cost
+
+
+def compiled_reference(call: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Call:
+    """The plain PyTorch reference under torch.compile, which sees through our operators to their references."""
+    references = {getattr(ops, name).default: _reference(name) for name in SCHEMAS}
+    torch._dynamo.reset()
+    with torch.no_grad():
+        function = torch.compile(make_fx(call, decomposition_table=references)(*inputs))
+        function(*inputs)
+    return lambda: function(*inputs)
+
+
+def captured(one: Implementation) -> Call:
+    """The call as a CUDA graph, which costs the host nothing; as it is where it waits for the GPU."""
+    try:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), _in_force(one), torch.cuda.stream(side):
+            one.run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), _in_force(one), torch.cuda.graph(graph):
+            one.run()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return one.call
+    return graph.replay
 
 
 def _direction(work: Work, call: Callable[..., Any], backward: bool) -> Call:

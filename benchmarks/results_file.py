@@ -82,7 +82,9 @@ class Results:
     def machine(self) -> str:
         """Machine, commit and versions in one paragraph."""
         info, commit = self.document["machine_info"], self.document["commit_info"]
-        where = info.get("gpu") if self.device.startswith("cuda") else info["cpu"]["brand_raw"]
+        where = info["cpu"]["brand_raw"]
+        if self.device.startswith("cuda"):
+            where = f"{info.get('gpu')}, driver {info.get('driver')}, on {where}"
         versions = ", ".join(f"{name} {version}" for name, version in info.get("versions", {}).items())
         dirty = " (with uncommitted changes)" if commit.get("dirty") else ""
         return (

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from .results_file import Group, Results
 
 MIB = 1 << 20
@@ -18,6 +20,7 @@ class Target:
     #: The measured value; None where the case or the peer is not in the file.
     value: Callable[[Results], float | None]
     at_least: bool = True
+    device: str = "cpu"
 
     def reached(self, value: float) -> bool:
         return value >= self.limit if self.at_least else value <= self.limit
@@ -151,6 +154,78 @@ TARGETS = (
 )
 
 
+def _copies(group: Group, bytes_moved: float) -> float:
+    """Time over that of a copy that moves so many bytes."""
+    copy = group.rows["copy"]
+    return group.ours.median / (bytes_moved * copy.median / copy.bytes)
+
+
+def _floor(case: str, words: float) -> Callable[[Results], float | None]:
+    """Time over the floor: so many words of 4 bytes per pixel, at the speed of the copy."""
+    return lambda results: _of(results, case, lambda g: _copies(g, 4 * words * g.pixels))
+
+
+def _on_gpu(text: str, limit: float, unit: str, value: Callable[[Results], float | None], at_least: bool) -> Target:
+    return Target(text, limit, unit, value, at_least, "cuda")
+
+
+def _share(case: str) -> Callable[[Results], float | None]:
+    return lambda results: _of(results, case, lambda g: g.copy_share)
+
+
+BATCH = "64x3x224x224"
+FIVE = "soft_cluster-{}-64x20x224x224"
+
+
+def _backward_over_floor(results: Results) -> float | None:
+    forward, both = (results.find(FIVE.format(direction)) for direction in ("forward", "forward+backward"))
+    if not forward or not both:
+        return None
+    copy = forward.rows["copy"]
+    floor = 4 * (5 + 1) * 20 * forward.pixels * copy.median / copy.bytes
+    return (both.ours.median - forward.ours.median) / floor
+
+
+GPU_TARGETS = (
+    *(
+        _on_gpu(
+            f"{name}, 64 x 224 px, C=3: share of the copy ceiling", 0.70, "%", _share(f"{name}-forward-{BATCH}"), True
+        )
+        for name in ("segment_moments", "segment_pool_mean", "mean_inject")
+    ),
+    _on_gpu(
+        "soft clustering, 64 x 224 px, C=20, 5 iterations, forward: time over reading the image in every iteration",
+        2,
+        "x",
+        _floor(FIVE.format("forward"), 5 * 20),
+        False,
+    ),
+    _on_gpu(
+        "the same, backward alone: time over reading the image in every iteration and writing its gradient once",
+        2.5,
+        "x",
+        _backward_over_floor,
+        False,
+    ),
+    _on_gpu(
+        "connected components: time over 16 bytes per pixel",
+        3,
+        "x",
+        _floor(f"connected_components-forward-{BATCH}", 4),
+        False,
+    ),
+    _on_gpu(
+        "tokenizer, soft leaves, sRGB to partition, 64 images of 224 px",
+        0.5,
+        "ms",
+        lambda r: _of(r, f"tokenizer-forward-{BATCH}", lambda g: 1e3 * g.ours.median),
+        False,
+    ),
+    _on_gpu("tokenizer: time per pixel at 4096 px over 512 px", 1.25, "x", lambda r: _grows(r, 1), False),
+    _on_gpu("tokenizer: memory per input byte at 4096 px over 512 px", 1.25, "x", lambda r: _grows(r, 2), False),
+)
+
+
 def _fma(group: Group) -> float | None:
     return group.fma_share
 
@@ -164,7 +239,9 @@ def shown(value: float | None, unit: str) -> str:
 def rows(results: Results) -> list[tuple[str, str, str, str]]:
     """(target, limit, measured, verdict) for every target."""
     lines = []
-    for target in TARGETS:
+    for target in TARGETS + GPU_TARGETS:
+        if target.device != torch.device(results.device).type:
+            continue
         value = target.value(results)
         limit = f"{'>=' if target.at_least else '<='} {shown(target.limit, target.unit)}"
         verdict = "" if value is None else "reached" if target.reached(value) else "NOT REACHED"

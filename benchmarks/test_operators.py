@@ -1,4 +1,7 @@
-"""Every case of the registry, on one thread and on all: `pytest benchmarks --benchmark-only`."""
+"""Every case of the registry that is one of the device, on a CPU with one thread and with all.
+
+pytest benchmarks --benchmark-only [--device cuda]
+"""
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ def threads(request):
     "case", [pytest.param(case, id=case.id, marks=[pytest.mark.quick] if case.quick else []) for case in CASES]
 )
 def test_operator(case, threads, device, missing_peers, record, request):
+    """`pytest_collection_modifyitems` keeps the cases of the device."""
     found, cost = implementations(case, device, missing_peers)
     option = request.config.getoption
     measure(found, device, float(option("benchmark_max_time")), option("benchmark_min_rounds"))
