@@ -24,13 +24,13 @@ step() {
 
 pytest=("$python" -m pytest -q -p no:cacheprovider --continue-on-collection-errors)
 
-step build 240 "$python" setup.py build_ext --inplace
-step tests 130 "${pytest[@]}" -n "$(nproc)" tests -k "(cuda or gpu) and not emulated"
-step benchmarks 150 "${pytest[@]}" benchmarks --benchmark-only --benchmark-quiet --device cuda \
+step build 200 "$python" setup.py build_ext --inplace
+step tests 110 "${pytest[@]}" -n "$(nproc)" tests -k "(cuda or gpu) and not emulated"
+step benchmarks 120 "${pytest[@]}" benchmarks --benchmark-only --benchmark-quiet --device cuda \
   --benchmark-max-time=0.1 --benchmark-json="$out/$name.json"
 step report 20 "$python" -m benchmarks.report "$out/$name.json"
 for tool in memcheck racecheck; do
-  step "$tool" 60 compute-sanitizer --tool "$tool" --kernel-regex kns=dhvt --error-exitcode 9 "${pytest[@]}" \
+  step "$tool" 40 compute-sanitizer --tool "$tool" --kernel-regex kns=dhvt --error-exitcode 9 "${pytest[@]}" \
     tests/test_cuda.py -k "equals_the_reference and float32 and not emulated"
 done
 echo "$gpu: $SECONDS s; failed: ${failed[*]:-nothing}"

@@ -1,11 +1,14 @@
 """The CUDA kernels, on a GPU or emulated (docs/emulation.md); the operators' own tests run on them, too."""
 
 import backends
+import numpy as np
 import pytest
 import torch
-from grid import DTYPES
+from grid import DTYPES, assert_close
 from samples import SAMPLES
-from test_operators import call, check_against_reference
+from test_operators import call, check_against_reference, flat
+
+import dhvt_kernels as dk
 
 KERNELS = [(backend, name) for backend, operators in backends.CUDA_OPERATORS.items() for name in operators]
 pytestmark = pytest.mark.skipif(not KERNELS, reason="no GPU, and the emulation was not built: make test builds it")
@@ -26,3 +29,30 @@ def test_the_order_of_threads_and_blocks_changes_no_bit(name_of_backend, name):
     for other in others:
         for a, b in zip(first, other, strict=True):
             assert torch.equal(a.view(torch.uint8) if a.dim() else a, b.view(torch.uint8) if b.dim() else b)
+
+
+LABELS = torch.tensor([[[0, 1], [0, 0]]], dtype=torch.int32)
+BOXES = torch.tensor([[[0, 0, 1, 1], [0, 1, 0, 1]]], dtype=torch.int32)
+FAR = {
+    "srgb_to_lab": dk.srgb_to_lab,
+    "gaussian_blur": lambda image: dk.gaussian_blur(image, sigma=0.7),
+    "soft_cluster": lambda image: dk.soft_cluster(image, cell=1, iterations=2, compactness=1.0, temperature=1.0),
+    "connected_components": lambda image: dk.connected_components(LABELS, features=image, min_size=2),
+    "segment_moments": lambda image: dk.segment_moments(image, LABELS, num_segments=2),
+    "segment_sum": lambda image: dk.segment_pool(image, LABELS, num_segments=2),
+    "segment_max": lambda image: dk.segment_pool(image, LABELS, num_segments=2, reduce="max"),
+    "mean_inject": lambda image: dk.mean_inject(image, torch.ones(1, 2, 3, dtype=image.dtype), LABELS),
+    "token_patches": lambda image: dk.token_patches(image, LABELS, BOXES, size=3),
+}
+
+
+@pytest.mark.parametrize("name_of_backend", [*backends.NATIVE, *backends.CUDA_OPERATORS])
+@pytest.mark.parametrize("name", FAR)
+def test_pixels_that_lie_more_than_2_to_the_31_elements_apart(name_of_backend, name):
+    """Memory that is never touched is never there: 4 GB of addresses, and a few pages."""
+    image = torch.rand(1, 3, 2, 2, dtype=torch.float16)
+    far = torch.from_numpy(np.zeros(2**31 + 16, np.float16)).as_strided(image.shape, (0, 1, 3, 2**31))
+    far.copy_(image)
+    with backends.use(name_of_backend):
+        for found, expected in zip(flat(FAR[name](far)), flat(FAR[name](image)), strict=True):
+            assert_close(found, expected, torch.float16)
