@@ -1,14 +1,16 @@
 """Operators and public functions on drawn arguments: hostile numbers, shapes, layouts, labels (docs/reliability.md).
 
 Operators are called directly, where nothing but their own checks stands between bad arguments and memory, and public
-functions with their gradients. The library must equal the reference at every instruction-set level, give the same bits
-for 1 and 2 threads, write every element, and stay finite where it promises so. Operators answer arguments that do not
-fit together with a RuntimeError, public functions with TypeError or ValueError.
+functions with their gradients. The library must equal the reference, at every instruction-set level and as CUDA kernels
+(on a GPU, or emulated); give the same bits for 1 and 2 threads, and whatever the order of a GPU's threads; write every
+element, and stay finite where it promises so. Operators answer arguments that do not fit together with a RuntimeError,
+public functions with TypeError or ValueError.
 """
 
 import contextlib
 import os
 
+import backends
 import fuzz_public
 import fuzz_segments
 import fuzz_soft
@@ -27,6 +29,7 @@ from dhvt_kernels._schema import SCHEMAS, ops
 QUICK, THOROUGH = 20, int(os.environ.get("DHVT_FUZZ_CASES", 10_000))
 CASES = {**fuzz_soft.CASES, **fuzz_segments.CASES, **fuzz_trees.CASES}
 OPERATORS = sorted(SCHEMAS)
+KERNELS = ["native", *backends.CUDA_OPERATORS]
 
 
 def fuzz(check, examples):
@@ -115,10 +118,17 @@ def check_operator(name, draw):
     check_equal(native, reference, tensors, case.compared, case.own)
 
 
+def in_force(kernels):
+    """The library's kernels for the CPU, whose level each case draws, or those for CUDA."""
+    return contextlib.nullcontext() if kernels == "native" else backends.use(kernels)
+
+
 @profiles
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_operator(name, examples):
-    fuzz(lambda draw: check_operator(name, draw), examples)
+def test_operator(name, kernels, examples):
+    with in_force(kernels):
+        fuzz(lambda draw: check_operator(name, draw), examples)
 
 
 #: Numbers out of range. Sizes beyond int32 are left out: where another size is 0, they make loops without end.
@@ -151,9 +161,11 @@ def check_misfit(name, draw):
 
 
 @profiles
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_misfit(name, examples):
-    fuzz(lambda draw: check_misfit(name, draw), examples)
+def test_misfit(name, kernels, examples):
+    with in_force(kernels):
+        fuzz(lambda draw: check_misfit(name, draw), examples)
 
 
 JUNK = (None, "text", -1, 2**31, 2**70, True, 1.5, float("nan"), float("inf"), (), (1, 2), torch.zeros(()))
