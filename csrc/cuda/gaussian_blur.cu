@@ -39,10 +39,11 @@ constexpr int kSide = 32;  // of a tile
 constexpr int kPerThread = 4;
 constexpr int kPadded = kSide + 2 * kReach;
 
-// One weight per distance, on the host and in registers; those beyond the radius are 0.
+// One weight per distance, in registers. Beyond the radius nothing is added: 0 times NaN is NaN.
 template <typename acc>
 struct Weights {
   acc at[kReach + 1];
+  int radius;
 };
 
 template <typename acc>
@@ -88,7 +89,9 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = int(threadIdx.x); i < kPadded * kSide; i += kThreads) {
         const acc* at = values + i / kSide * kPadded + i % kSide + kReach;
         acc sum = weights.at[0] * at[0];
-        for (int d = 1; d <= kReach; ++d) sum += weights.at[d] * (at[-d] + at[d]);
+#pragma unroll
+        for (int d = 1; d <= kReach; ++d)
+          if (d <= weights.radius) sum += weights.at[d] * (at[-d] + at[d]);
         smoothed[i] = sum;
       }
       __syncthreads();
@@ -97,8 +100,10 @@ __global__ void __launch_bounds__(kThreads)
       for (int j = -kReach; j < kPerThread + kReach; ++j) {
         const acc value = smoothed[(ty + j + kReach) * kSide + tx];
 #pragma unroll
-        for (int i = 0; i < kPerThread; ++i)
-          if (j - i <= kReach && i - j <= kReach) sums[i] += weights.at[j < i ? i - j : j - i] * value;
+        for (int i = 0; i < kPerThread; ++i) {
+          const int d = j < i ? i - j : j - i;
+          if (d <= kReach && d <= weights.radius) sums[i] += weights.at[d] * value;
+        }
       }
 #pragma unroll
       for (int i = 0; i < kPerThread; ++i) {
@@ -191,7 +196,7 @@ void run(const Launcher& launch, const Blur<scalar_t>& blur, double sigma, const
   const int64_t radius_y = blur_radius(sigma, view.height), radius_x = blur_radius(sigma, view.width);
   const int64_t radius = std::max(radius_y, radius_x);
   if (radius <= kReach) {
-    Weights<acc> weights{};
+    Weights<acc> weights{{}, int(radius)};
     for (int64_t d = 0; d <= radius; ++d) weights.at[d] = static_cast<acc>(blur_weight(d, sigma));
     const int64_t rows = (view.height + kSide - 1) / kSide, columns = (view.width + kSide - 1) / kSide;
     launch(blur_tiles_kernel<scalar_t>, blocks_for(view.batch * rows * columns), dim3(kThreads), tile_bytes<acc>(),
