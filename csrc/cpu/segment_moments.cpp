@@ -1,6 +1,7 @@
 // Statistics of every segment in one pass over the pixels, and the derivative of mean and m2.
 #include "cpu/levels/segment_moments_kernels.h"
 #include "cpu/tiles.h"
+#include "segment_moments_host.h"
 
 namespace dhvt {
 namespace {
@@ -92,23 +93,15 @@ void reduce(const Tensor& features, const Tensor& labels, int64_t num_segments, 
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> segment_moments(const Tensor& features, const Tensor& labels,
                                                                            int64_t num_segments) {
-  const ScalarType type = features.scalar_type(), acc = acc_type(type);
-  check(labels, "labels [B,H,W]", ScalarType::Int, {-1, -1, -1});
-  const int64_t batch = labels.size(0);
-  check(features, "features [B,C,H,W]", type, {batch, -1, labels.size(1), labels.size(2)});
-  STD_TORCH_CHECK(num_segments >= 0, "num_segments: expected an integer >= 0; found ", num_segments);
-  const int64_t channels = features.size(1);
-  Tensor count = empty({batch, num_segments}, ScalarType::Int, labels);
-  Tensor mean = zeros({batch, num_segments, channels}, acc, features);
-  Tensor m2 = zeros({batch, num_segments, channels}, acc, features);
-  Tensor centroid = empty({batch, num_segments, 2}, acc, features);
-  Tensor box = empty({batch, num_segments, 4}, ScalarType::Int, labels);
-  Tensor boundary = empty({batch, num_segments}, ScalarType::Int, labels);
-  dispatch_floating(type, "segment_moments", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    reduce<scalar_t>(features, dense(labels), num_segments, count, mean, m2, centroid, box, boundary);
-  });
-  return {count, mean, m2, centroid, box, boundary};
+  return segment_moments_checked(
+      features, labels, num_segments,
+      [&](auto tag, const Tensor& features, const Tensor& labels, const Tensor& count, Tensor mean, Tensor m2,
+          const Tensor& centroid, const Tensor& box, const Tensor& boundary) {
+        using scalar_t = typename decltype(tag)::type;
+        torch::stable::zero_(mean);
+        torch::stable::zero_(m2);
+        reduce<scalar_t>(features, labels, num_segments, count, mean, m2, centroid, box, boundary);
+      });
 }
 
 // One task per tile. Reads the features once, writes their gradient once: 4 + 2 C s bytes per pixel.
@@ -139,21 +132,13 @@ void differentiate(const Tensor& grad_mean, const Tensor& grad_m2, const Tensor&
 
 Tensor segment_moments_backward(const Tensor& grad_mean, const Tensor& grad_m2, const Tensor& features,
                                 const Tensor& labels, const Tensor& count, const Tensor& mean) {
-  const ScalarType type = features.scalar_type(), acc = acc_type(type);
-  check(labels, "labels [B,H,W]", ScalarType::Int, {-1, -1, -1});
-  const int64_t batch = labels.size(0);
-  check(features, "features [B,C,H,W]", type, {batch, -1, labels.size(1), labels.size(2)});
-  check(count, "count [B,K]", ScalarType::Int, {batch, -1});
-  const int64_t num_segments = count.size(1), channels = features.size(1);
-  check(mean, "mean [B,K,C]", acc, {batch, num_segments, channels});
-  check(grad_mean, "grad_mean [B,K,C]", acc, {batch, num_segments, channels});
-  check(grad_m2, "grad_m2 [B,K,C]", acc, {batch, num_segments, channels});
-  Tensor out = empty_image_like(features, type);
-  dispatch_floating(type, "segment_moments_backward", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    differentiate<scalar_t>(dense(grad_mean), dense(grad_m2), features, dense(labels), dense(count), dense(mean), out);
-  });
-  return out;
+  return segment_moments_backward_checked(
+      grad_mean, grad_m2, features, labels, count, mean,
+      [](auto tag, const Tensor& grad_mean, const Tensor& grad_m2, const Tensor& features, const Tensor& labels,
+         const Tensor& count, const Tensor& mean, const Tensor& out) {
+        using scalar_t = typename decltype(tag)::type;
+        differentiate<scalar_t>(grad_mean, grad_m2, features, labels, count, mean, out);
+      });
 }
 
 }  // namespace

@@ -1,8 +1,6 @@
 // Sum, gather and dot, each the derivative of the others, and the maximum. Each reads its pixels once.
 #include "segment_pool.h"
 
-#include <limits>
-
 #include "cpu/segment_sum.h"
 #include "segment_pool_host.h"
 
@@ -11,23 +9,17 @@ namespace {
 
 std::tuple<Tensor, Tensor> segment_sum(const Tensor& features, const Tensor& labels,
                                        const std::optional<Tensor>& weights, int64_t num_segments) {
-  const ScalarType type = features.scalar_type();
-  check(features, "features [B,C,H,W]", type, {-1, -1, -1, -1});
-  check(labels, "labels [B,H,W]", ScalarType::Int, {features.size(0), features.size(2), features.size(3)});
-  if (weights)
-    check(*weights, "weights [B,H,W]", weights->scalar_type(), {labels.size(0), labels.size(1), labels.size(2)});
-  STD_TORCH_CHECK(num_segments >= 0, "num_segments: expected an integer >= 0; found ", num_segments);
-  Tensor sums = zeros({features.size(0), num_segments, features.size(1)}, acc_type(type), features);
-  Tensor mass = zeros({features.size(0), num_segments}, acc_type(type), features);
-  const Tensor dense_labels = dense(labels);
-  const std::optional<Tensor> weight = converted(weights, acc_type(type));
-  dispatch_floating(type, "segment_sum", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    using acc = acc_t<scalar_t>;
-    sum_over_segments(image_view<scalar_t>(features), data<int32_t>(dense_labels), data<acc>(weight), num_segments,
-                      mutable_data<acc>(sums), mutable_data<acc>(mass));
-  });
-  return {sums, mass};
+  return segment_sum_checked(features, labels, weights, num_segments,
+                             [&](auto tag, const Tensor& features, const Tensor& labels,
+                                 const std::optional<Tensor>& weights, Tensor sums, Tensor mass) {
+                               using scalar_t = typename decltype(tag)::type;
+                               using acc = acc_t<scalar_t>;
+                               torch::stable::zero_(sums);
+                               torch::stable::zero_(mass);
+                               sum_over_segments(image_view<scalar_t>(features), data<int32_t>(labels),
+                                                 data<acc>(weights), num_segments, mutable_data<acc>(sums),
+                                                 mutable_data<acc>(mass));
+                             });
 }
 
 Tensor segment_gather(const Tensor& values, const Tensor& labels, const std::optional<Tensor>& weights,
@@ -100,21 +92,13 @@ void maximum(const ImageView<const scalar_t>& view, const int32_t* label, int64_
 }
 
 std::tuple<Tensor, Tensor> segment_max(const Tensor& features, const Tensor& labels, int64_t num_segments) {
-  const ScalarType type = features.scalar_type();
-  check(features, "features [B,C,H,W]", type, {-1, -1, -1, -1});
-  check(labels, "labels [B,H,W]", ScalarType::Int, {features.size(0), features.size(2), features.size(3)});
-  STD_TORCH_CHECK(num_segments >= 0, "num_segments: expected an integer >= 0; found ", num_segments);
-  STD_TORCH_CHECK(labels.size(1) * labels.size(2) <= std::numeric_limits<int32_t>::max(),
-                  "features [B,C,H,W]: the index of a pixel does not fit in int32");
-  Tensor values = empty({features.size(0), num_segments, features.size(1)}, type, features);
-  Tensor index = empty({features.size(0), num_segments, features.size(1)}, ScalarType::Int, features);
-  const Tensor dense_labels = dense(labels);
-  dispatch_floating(type, "segment_max", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    maximum(image_view<scalar_t>(features), data<int32_t>(dense_labels), num_segments, mutable_data<scalar_t>(values),
-            mutable_data<int32_t>(index));
-  });
-  return {values, index};
+  return segment_max_checked(
+      features, labels, num_segments,
+      [&](auto tag, const Tensor& features, const Tensor& labels, const Tensor& values, const Tensor& index) {
+        using scalar_t = typename decltype(tag)::type;
+        maximum(image_view<scalar_t>(features), data<int32_t>(labels), num_segments, mutable_data<scalar_t>(values),
+                mutable_data<int32_t>(index));
+      });
 }
 
 }  // namespace

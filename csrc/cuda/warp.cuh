@@ -21,6 +21,15 @@ __device__ __forceinline__ T warp_sum(T v) {
   return v;
 }
 
+// The sum over this lane and those before it.
+__device__ __forceinline__ int warp_scan(int v) {
+  for (int back = 1; back < 32; back *= 2) {
+    const int before = __shfl_up_sync(kAllLanes, v, back);
+    if (lane() >= back) v += before;
+  }
+  return v;
+}
+
 __device__ __forceinline__ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 }  // namespace dhvt
