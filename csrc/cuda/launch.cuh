@@ -34,6 +34,13 @@ __device__ __forceinline__ T* shared_memory() {
 #endif
 }
 
+// Asks for what is at an address, for somebody who reads it later: from the second-level cache, then.
+__device__ __forceinline__ void prefetch([[maybe_unused]] const void* address) {
+#ifdef __CUDACC__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+#endif
+}
+
 // Launches on the current stream of a tensor's device. Host functions make one before they allocate or launch.
 class Launcher {
  public:

@@ -15,10 +15,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> segment_moments(const
           const Tensor& m2, const Tensor& centroid, const Tensor& box, const Tensor& boundary) {
         using scalar_t = typename decltype(tag)::type;
         using acc = acc_t<scalar_t>;
-        const MomentsOperator<scalar_t> op{image_view<scalar_t>(features), mutable_data<acc>(mean),
-                                           mutable_data<acc>(m2),          mutable_data<int32_t>(count),
-                                           mutable_data<acc>(centroid),    mutable_data<int32_t>(box),
-                                           mutable_data<int32_t>(boundary)};
+        const auto view = image_view<scalar_t>(features);
+        const MomentsOperator<scalar_t> op{
+            view,
+            {view.channels, mutable_data<acc>(mean), mutable_data<acc>(m2), mutable_data<int32_t>(count),
+             mutable_data<acc>(centroid), mutable_data<int32_t>(box), mutable_data<int32_t>(boundary)}};
         reduce_segments(launch, op, labels, num_segments);
       });
 }

@@ -61,6 +61,7 @@ struct alignas(16) Held {
 };
 
 __device__ __forceinline__ int64_t tiles_of_bit(int64_t tiles) { return (tiles + 63) / 64; }
+__device__ __forceinline__ int64_t bit_of_tile(int64_t i, int64_t tiles) { return i / tiles_of_bit(tiles); }
 
 __device__ __forceinline__ void set_bit(uint32_t* bits, int64_t i) { atomicOr(bits + i / 32, uint32_t(1) << i % 32); }
 
@@ -91,13 +92,6 @@ struct Parts {
   Part* values;     // [tiles][capacity][channels]
   Shape* shapes;    // [tiles][capacity], or null
   int64_t capacity, channels;
-
-  // Notes that a segment is in a tile.
-  __device__ void hold(const Tiling& tiling, const TilePlace& place, int64_t num_segments, int32_t label) const {
-    Held& segment = held[place.image * num_segments + label];
-    set_bit(segment.rows, place.down / tiles_of_bit(tiling.down));
-    set_bit(segment.columns, place.across / tiles_of_bit(tiling.across));
-  }
 
   // The place of a segment's part in list `list` of a tile; -1 if there is none.
   __device__ int64_t find(int64_t tile, int list, int32_t label) const {

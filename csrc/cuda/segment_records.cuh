@@ -32,7 +32,8 @@ struct Record {
   __device__ __forceinline__ int left() const { return patch() % kPatchesAcross * kPatch; }
 };
 
-// In shared memory.
+// The beginning of shared memory. The functions below take it from there, and are not inlined: they are the same for
+// every operator and dtype.
 struct TileRecords {
   Record records[kTileWarps * kWarpRecords];   // of each warp's patches
   int32_t label[kTileWarps * kWarpRecords];    // of a record; ~slot as soon as its segment has one
@@ -160,7 +161,8 @@ __host__ __device__ inline bool has_quads(const ImageView<const T>& view) {
 
 // A thread's patch -> its records. Ends with a barrier.
 template <bool kBorders>
-__device__ void find_records(const ImageLabels& labels, bool quads, const TilePlace& place, TileRecords& out) {
+__device__ __attribute__((noinline)) void find_records(const ImageLabels labels, bool quads, const TilePlace place) {
+  TileRecords& out = *shared_memory<TileRecords>();
   constexpr uint32_t kNone = ~uint32_t(0);
   const int warp = int(threadIdx.x) / 32;
   const int64_t y = place.top + threadIdx.x / kPatchesAcross * kPatch;
@@ -204,10 +206,18 @@ __device__ void find_records(const ImageLabels& labels, bool quads, const TilePl
   __syncthreads();
 }
 
-// Numbers the labels of a list in ascending order: label[record] = ~slot. on_slot(slot, label) is called once for each,
-// by any thread. The number of slots, in every thread; ends with a barrier.
-template <typename OnSlot>
-__device__ int find_slots(const ListRange& list, int64_t num_segments, TileRecords& out, const OnSlot& on_slot) {
+// Where a tile notes its segments.
+struct TileSegments {
+  int32_t* labels;       // of each slot
+  Held* held;            // [K] of the image
+  int64_t down, across;  // the tile's bits
+};
+
+// Numbers the labels of a list in ascending order: label[record] = ~slot. Only the blocks that are told to note the
+// segments. The number of slots, in every thread; ends with a barrier.
+__device__ __attribute__((noinline)) inline int find_slots(const ListRange list, int64_t num_segments, bool note,
+                                                           const TileSegments segments) {
+  TileRecords& out = *shared_memory<TileRecords>();
   const int thread = int(threadIdx.x);
   int slots = 0;
   for (int64_t low = 0; low < num_segments; low += kWindow) {
@@ -235,7 +245,12 @@ __device__ int find_slots(const ListRange& list, int64_t num_segments, TileRecor
     int found;
     int slot = slots + block_scan(__popc(occur), out.sums, found);
     out.before[thread] = uint16_t(slot);
-    for (; occur != 0; occur &= occur - 1) on_slot(slot++, int32_t(low + thread * 32 + __ffs(int(occur)) - 1));
+    for (; note && occur != 0; occur &= occur - 1, ++slot) {
+      const int64_t label = low + thread * 32 + __ffs(int(occur)) - 1;
+      segments.labels[slot] = int32_t(label);
+      set_bit(segments.held[label].rows, segments.down);
+      set_bit(segments.held[label].columns, segments.across);
+    }
     __syncthreads();
     for (int i = thread; i < list.size; i += kTileThreads) {
       const int record = list[i];
@@ -251,7 +266,8 @@ __device__ int find_slots(const ListRange& list, int64_t num_segments, TileRecor
 }
 
 // order[begin[s] .. begin[s + 1]) = the records of slot s, by patch. Ends with a barrier.
-__device__ inline void sort_records(const ListRange& list, int slots, TileRecords& out) {
+__device__ __attribute__((noinline)) inline void sort_records(const ListRange list, int slots) {
+  TileRecords& out = *shared_memory<TileRecords>();
   const int thread = int(threadIdx.x);
   for (int i = thread; i < slots * kTileWarps; i += kTileThreads) out.patches[i / kTileWarps][i % kTileWarps] = 0;
   __syncthreads();

@@ -8,77 +8,61 @@ namespace dhvt {
 
 constexpr int kParallelParts = 4;  // on the way at a time
 
-// kLanes threads take a segment, and kLanes x kEach of its channels by blockIdx.y. Each looks for the segment in one
-// tile; what they find is then joined in the order of the tiles, a channel per thread. Reads the parts once.
-template <typename Operator, int kLanes, int kEach>
+// `lanes` (a power of 2 up to 32) threads take a segment, and as many of its channels by blockIdx.y. Each looks for the
+// segment in one tile; what they find is then joined in the order of the tiles, a channel per thread. Reads the parts
+// once, and the labels of a tile by halves.
+template <typename Output>
 __global__ void __launch_bounds__(kThreads)
-    join_parts_kernel(const Operator op, const Tiling tiling, int64_t num_segments,
-                      const Parts<typename Operator::Part> parts) {
-  constexpr int kGroups = kThreads / kLanes;
-  const int group_lane = int(threadIdx.x) % kLanes, group_first = lane() / kLanes * kLanes;
-  const int64_t segments = tiling.batch * num_segments, first_channel = int64_t(blockIdx.y) * kLanes * kEach;
-  const bool leads_segment = blockIdx.y == 0 && group_lane == 0;
-  for (int64_t s0 = int64_t(blockIdx.x) * kGroups; s0 < segments; s0 += int64_t(gridDim.x) * kGroups) {
-    const int64_t segment = s0 + threadIdx.x / kLanes;
+    join_parts_kernel(const Output out, const Tiling tiling, int64_t num_segments, int lanes,
+                      const Parts<typename Output::Part> parts) {
+  const int own = int(threadIdx.x) % lanes, first_lane = lane() - own, groups = kThreads / lanes;
+  const int64_t segments = tiling.batch * num_segments, c = int64_t(blockIdx.y) * lanes + own;
+  const bool has_channel = c < parts.channels;
+  for (int64_t s0 = int64_t(blockIdx.x) * groups; s0 < segments; s0 += int64_t(gridDim.x) * groups) {
+    const int64_t segment = s0 + threadIdx.x / lanes;
     const bool inside = segment < segments;
     const int64_t image = inside ? segment / num_segments : 0;
     const int32_t label = int32_t(segment - image * num_segments);
     const Candidates candidates(inside ? parts.held[segment] : Held{}, tiling, image);
-    typename Operator::Total totals[kEach];
-    for (auto& total : totals) total = op.total();
+    typename Output::Total total = out.total();
     ShapeTotal shape;
-    for (int64_t i0 = 0; __any_sync(kAllLanes, i0 < candidates.count); i0 += kLanes) {
-      const int64_t candidate = i0 + group_lane;
-      const int64_t tile = candidate < candidates.count ? candidates.tile(candidate) : -1;
+    for (int64_t i0 = 0; __any_sync(kAllLanes, i0 < candidates.count); i0 += lanes) {
+      const int64_t tile = i0 + own < candidates.count ? candidates.tile(i0 + own) : -1;
       for (int list = 0; list < kLists; ++list) {
         const int64_t part = tile >= 0 ? parts.find(tile, list, label) : -1;
-        const unsigned found = __ballot_sync(kAllLanes, part >= 0) >> group_first;
-        uint32_t left = kLanes == 32 ? found : found & ((1u << kLanes) - 1);
+        unsigned left = __ballot_sync(kAllLanes, part >= 0) >> first_lane;
+        if (lanes < 32) left &= (1u << lanes) - 1;
         while (__any_sync(kAllLanes, left != 0)) {
           int64_t at[kParallelParts], of_tile[kParallelParts];
           bool has[kParallelParts];
-#pragma unroll
-          for (int u = 0; u < kParallelParts; ++u) {
-            has[u] = left != 0;
-            const int source = group_first + (has[u] ? __ffs(int(left)) - 1 : 0);
-            at[u] = __shfl_sync(kAllLanes, part, source);
-            of_tile[u] = __shfl_sync(kAllLanes, tile, source);
-            left &= left - (has[u] ? 1 : 0);
-          }
-          typename Operator::Part values[kParallelParts][kEach];
+          typename Output::Part values[kParallelParts];
           Shape shapes[kParallelParts];
 #pragma unroll
           for (int u = 0; u < kParallelParts; ++u) {
-            if (!has[u]) continue;
-            if constexpr (Operator::kShape) shapes[u] = parts.shapes[at[u]];
-#pragma unroll
-            for (int e = 0; e < kEach; ++e) {
-              const int64_t c = first_channel + e * kLanes + group_lane;
-              if (c < parts.channels) values[u][e] = parts.values[at[u] * parts.channels + c];
-            }
+            has[u] = left != 0;
+            const int source = first_lane + (has[u] ? __ffs(int(left)) - 1 : 0);
+            left &= left - 1;  // 0 stays
+            at[u] = __shfl_sync(kAllLanes, part, source);
+            of_tile[u] = __shfl_sync(kAllLanes, tile, source);
+            if constexpr (Output::kShape)
+              if (has[u]) shapes[u] = parts.shapes[at[u]];
+            if (has[u] && has_channel) values[u] = parts.values[at[u] * parts.channels + c];
           }
 #pragma unroll
           for (int u = 0; u < kParallelParts; ++u) {
             if (!has[u]) continue;
             int32_t count = 0;
-            if constexpr (Operator::kShape) count = shapes[u].count();
-#pragma unroll
-            for (int e = 0; e < kEach; ++e)
-              if (first_channel + e * kLanes + group_lane < parts.channels)
-                op.take(totals[e], values[u][e], shape.count, count);
-            if constexpr (Operator::kShape) shape.take(TilePlace(tiling, of_tile[u]), shapes[u]);
+            if constexpr (Output::kShape) count = shapes[u].count();
+            if (has_channel) out.take(total, values[u], shape.count, count);
+            if constexpr (Output::kShape) shape.take(TilePlace(tiling, of_tile[u]), shapes[u]);
           }
         }
       }
     }
     if (!inside) continue;
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int64_t c = first_channel + e * kLanes + group_lane;
-      if (c < parts.channels) op.write(segment, c, totals[e]);
-    }
-    if constexpr (Operator::kShape)
-      if (leads_segment) shape.write(op, segment);
+    if (has_channel) out.write(segment, c, total);
+    if constexpr (Output::kShape)
+      if (blockIdx.y == 0 && own == 0) shape.write(out, segment);
   }
 }
 
@@ -126,6 +110,7 @@ class PartsMemory {
 // Three launches: clears what segments know of their tiles, reduces the tiles, joins them. labels [B,H,W] dense.
 template <typename Operator>
 void reduce_segments(const Launcher& launch, const Operator& op, const Tensor& labels, int64_t num_segments) {
+  using Output = typename Operator::Output;
   const auto& view = op.view;
   const int64_t channels = op.channels(), segments = view.batch * num_segments;
   if (segments == 0) return;
@@ -136,7 +121,7 @@ void reduce_segments(const Launcher& launch, const Operator& op, const Tensor& l
       wide ? tiling_of(labels, wide_rows, kWidePixels / wide_rows) : tiling_of(labels, kTileRows, kTileColumns);
   const int64_t capacity =
       wide ? std::min<int64_t>(num_segments, kWidePixels) : kLists * std::min<int64_t>(num_segments, kListRecords);
-  const PartsMemory<typename Operator::Part> memory(labels, tiling, num_segments, capacity, channels, Operator::kShape);
+  const PartsMemory<typename Output::Part> memory(labels, tiling, num_segments, capacity, channels, Output::kShape);
   const auto& parts = memory.parts();
   const auto shares = [](int64_t all, int64_t each) { return std::max<int64_t>(1, (all + each - 1) / each); };
   for_each(launch, segments, ClearHeld{parts.held});
@@ -154,15 +139,10 @@ void reduce_segments(const Launcher& launch, const Operator& op, const Tensor& l
     launch(reduce_tiles_kernel<Operator>, dim3(tiles, unsigned(shares(channels, each))), dim3(kTileThreads),
            sizeof(TileMemory<Operator>), op, data<int32_t>(labels), tiling, num_segments, each, parts);
   }
-  const auto join = [&](auto kernel, int64_t lanes, int64_t each) {
-    const int64_t groups = kThreads / lanes;
-    const dim3 blocks(blocks_for((segments + groups - 1) / groups).x, unsigned(shares(channels, each)));
-    launch(kernel, blocks, dim3(kThreads), 0, op, tiling, num_segments, parts);
-  };
-  if (channels <= 8)
-    join(join_parts_kernel<Operator, 8, 1>, 8, 8);
-  else
-    join(join_parts_kernel<Operator, 32, 4>, 32, 128);
+  const int64_t lanes = channels <= 8 ? 8 : 32, groups = kThreads / lanes;
+  launch(join_parts_kernel<Output>,
+         dim3(blocks_for((segments + groups - 1) / groups).x, unsigned(shares(channels, lanes))), dim3(kThreads), 0,
+         op.out, tiling, num_segments, int(lanes), parts);
 }
 
 }  // namespace dhvt

@@ -10,7 +10,7 @@ template <typename scalar_t>
 void sum_over_segments(const Launcher& launch, const ImageView<const scalar_t>& view, const Tensor& labels,
                        const acc_t<scalar_t>* weights, int64_t num_segments, acc_t<scalar_t>* sums,
                        acc_t<scalar_t>* mass) {
-  reduce_segments(launch, SumOperator<scalar_t>{view, weights, sums, mass}, labels, num_segments);
+  reduce_segments(launch, SumOperator<scalar_t>{view, weights, {view.channels, sums, mass}}, labels, num_segments);
 }
 
 #define INSTANTIATE(scalar_t)                                                                       \
@@ -42,10 +42,10 @@ std::tuple<Tensor, Tensor> segment_max(const Tensor& features, const Tensor& lab
       features, labels, num_segments,
       [&](auto tag, const Tensor& features, const Tensor& labels, const Tensor& values, const Tensor& index) {
         using scalar_t = typename decltype(tag)::type;
-        reduce_segments(launch,
-                        MaxOperator<scalar_t>{image_view<scalar_t>(features), mutable_data<scalar_t>(values),
-                                              mutable_data<int32_t>(index)},
-                        labels, num_segments);
+        const auto view = image_view<scalar_t>(features);
+        const MaxOperator<scalar_t> op{view,
+                                       {view.channels, mutable_data<scalar_t>(values), mutable_data<int32_t>(index)}};
+        reduce_segments(launch, op, labels, num_segments);
       });
 }
 

@@ -71,17 +71,30 @@ struct TileMemory {
     Open<typename Operator::State> open;
     Open<ShapeSums> open_shape;
   };
-  int32_t counts[Operator::kShape ? kListRecords : 4];  // of a slot
+  int32_t counts[Operator::Output::kShape ? kListRecords : 4];  // of a slot
 };
+
+// Brings the thread's patch of some channels near, while the labels are looked at.
+template <typename T>
+__device__ __forceinline__ void prefetch_patches(const ImageView<const T>& view, const TilePlace& place, int64_t first,
+                                                 int64_t last) {
+  const int64_t y = place.top + threadIdx.x / kPatchesAcross * kPatch;
+  const int64_t x = place.left + threadIdx.x % kPatchesAcross * kPatch;
+  if (x >= view.width) return;
+  for (int64_t c = first; c < last; ++c)
+    for (int i = 0; i < kPatch; ++i)
+      if (y + i < view.height) prefetch(view.pixel(place.image, y + i, x) + c * view.channel_stride);
+}
 
 // A block takes a tile: reads its labels, then its features channel by channel, a record per thread, in sorted order. A
 // warp adds up the records of a segment in a fixed tree, so pixels cost the same whatever their segments look like.
 // blockIdx.y shares out the channels of small batches. Reads 4 + b C bytes per pixel, and the labels around a tile;
 // writes a part per segment and tile.
 template <typename Operator>
-__global__ void __launch_bounds__(kTileThreads, 8)
+__global__ void __launch_bounds__(kTileThreads, 6)
     reduce_tiles_kernel(const Operator op, const int32_t* __restrict__ labels /* [B,H,W] */, const Tiling tiling,
-                        int64_t num_segments, int64_t channels_each, const Parts<typename Operator::Part> parts) {
+                        int64_t num_segments, int64_t channels_each,
+                        const Parts<typename Operator::Output::Part> parts) {
   using State = typename Operator::State;
   using scalar_t = typename Operator::scalar;
   using acc = typename Operator::acc;
@@ -105,7 +118,10 @@ __global__ void __launch_bounds__(kTileThreads, 8)
     __syncthreads();
     const TilePlace place(tiling, t);
     const ImageLabels of_image = labels_of(labels, tiling, place.image, num_segments);
-    find_records<Operator::kShape>(of_image, label_quads, place, records);
+    if (quads)
+      prefetch_patches(view, place, first_channel,
+                       first_channel + kChannelGroup < view.channels ? first_channel + kChannelGroup : view.channels);
+    find_records<Operator::Output::kShape>(of_image, label_quads, place);
     const bool one_list = ListRange::all(records.counts).size <= kListRecords;
     int64_t before = t * parts.capacity;  // parts of the lists before
     for (int l = 0; l < kLists; ++l) {
@@ -113,17 +129,15 @@ __global__ void __launch_bounds__(kTileThreads, 8)
       if (one_list && l > 0) list.size = 0;
       int slots = 0;
       if (list.size > 0) {
-        slots = find_slots(list, num_segments, records, [&](int slot, int32_t label) {
-          if (!leads_tile) return;
-          parts.labels[before + slot] = label;
-          parts.hold(tiling, place, num_segments, label);
-        });
-        sort_records(list, slots, records);
+        slots = find_slots(list, num_segments, leads_tile,
+                           {parts.labels + before, parts.held + place.image * num_segments,
+                            bit_of_tile(place.down, tiling.down), bit_of_tile(place.across, tiling.across)});
+        sort_records(list, slots);
       }
       if (leads_tile && thread == 0) parts.ends[t * kLists + l] = int32_t(before + slots - t * parts.capacity);
       if (list.size == 0) continue;
 
-      if constexpr (Operator::kShape) {
+      if constexpr (Operator::Output::kShape) {
         const auto on_shape = [&](int slot, const ShapeSums& sums) {
           const Shape shape = sums.shape();
           memory.counts[slot] = shape.count();
@@ -146,24 +160,26 @@ __global__ void __launch_bounds__(kTileThreads, 8)
 
       for (int64_t c0 = first_channel; c0 < past_channel; c0 += kChannelGroup) {
         const int group = past_channel - c0 < kChannelGroup ? int(past_channel - c0) : kChannelGroup;
-        const auto shift_of = [&](int slot, int64_t c) {  // the segment's first pixel in the tile
-          if constexpr (!Operator::kShift) return acc(0);
+        const auto first_of = [&](int slot) {  // the segment's first pixel in the tile
           const Record first = records.records[records.order[records.begin[slot]]];
           const int pixel = __ffs(int(first.pixels())) - 1;
-          const scalar_t* at = view.pixel(place.image, place.top + first.top() + pixel / kPatch,
-                                          place.left + first.left() + pixel % kPatch);
-          return static_cast<acc>(at[c * view.channel_stride]);
+          return view.pixel(place.image, place.top + first.top() + pixel / kPatch,
+                            place.left + first.left() + pixel % kPatch);
         };
-        const auto on_state = [&](int slot, int64_t c, const State& state) {
+        const auto shift_from = [&](const scalar_t* first, int64_t c) {
+          return Operator::kShift ? static_cast<acc>(first[c * view.channel_stride]) : acc(0);
+        };
+        const auto on_state = [&](int slot, int64_t c, const State& state, acc shift) {
           int32_t count = 0;
-          if constexpr (Operator::kShape) count = memory.counts[slot];
-          parts.values[(before + slot) * parts.channels + c] = op.part(state, shift_of(slot, c), count);
+          if constexpr (Operator::Output::kShape) count = memory.counts[slot];
+          parts.values[(before + slot) * parts.channels + c] = op.part(state, shift, count);
         };
         for (int chunk = warp; chunk * 32 < list.size; chunk += kTileWarps) {
           const ChunkLane at(records, chunk, list.size);
           const int64_t y = place.top + at.record.top(), x = place.left + at.record.left();
           const uint32_t pixels = at.record.pixels();
           const int64_t first_pixel = y * view.width + x;
+          const scalar_t* first = first_of(at.slot);
 #pragma unroll 1
           for (int g = 0; g < group; ++g) {
             const int64_t c = c0 + g;
@@ -180,29 +196,31 @@ __global__ void __launch_bounds__(kTileThreads, 8)
             }
             if constexpr (Operator::kWeights)
               if (op.weights) {
-                acc weights[kPatch * kPatch];
-                load_patch(op.weights + place.image * view.height * view.width + first_pixel, view.width, 1, false,
-                           pixels, weights);
+                const acc* weights = op.weights + place.image * view.height * view.width + first_pixel;
 #pragma unroll
-                for (int i = 0; i < kPatch * kPatch; ++i) values[i] *= weights[i];
+                for (int i = 0; i < kPatch * kPatch; ++i)
+                  if (pixels >> i & 1) values[i] *= weights[i / kPatch * view.width + i % kPatch];
               }
-            const acc shift = shift_of(at.slot, c);
+            const acc shift = shift_from(first, c);
             State state = op.start();
 #pragma unroll
             for (int i = 0; i < kPatch * kPatch; ++i)
-              if (pixels >> i & 1) op.add(state, values[i], shift, first_pixel + i / kPatch * view.width + i % kPatch);
+              if (pixels >> i & 1)
+                op.add(state, values[i], shift, int32_t(first_pixel) + i / kPatch * int32_t(view.width) + i % kPatch);
             reduce_lanes(state, at.last, add_below, join);
             if (!at.heads) continue;
             if (at.starts && at.ends_here)
-              on_state(at.slot, c, state);
+              on_state(at.slot, c, state, shift);
             else
               (at.starts ? memory.open.begun : memory.open.continued)[chunk][g] = state;
           }
         }
         __syncthreads();
-        if (thread < kChunks * kChannelGroup && thread % kChannelGroup < group)
-          join_chunks(records, memory.open, thread / kChannelGroup, list.size, thread % kChannelGroup, join,
-                      [&](int slot, const State& state) { on_state(slot, c0 + thread % kChannelGroup, state); });
+        const int g = thread % kChannelGroup;
+        if (thread < kChunks * kChannelGroup && g < group)
+          join_chunks(
+              records, memory.open, thread / kChannelGroup, list.size, g, join,
+              [&](int slot, const State& state) { on_state(slot, c0 + g, state, shift_from(first_of(slot), c0 + g)); });
         __syncthreads();
       }
       before += slots;

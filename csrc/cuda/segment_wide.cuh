@@ -8,7 +8,7 @@ namespace dhvt {
 
 constexpr int kWidePixels = 64;    // of a tile: 8 x 8, or fewer rows of more
 constexpr int kWideThreads = 128;  // the most of a block
-constexpr int kAhead = 16;         // pixels that a thread has on the way
+constexpr int kAhead = 8;          // pixels that a thread has on the way
 
 struct WideMemory {
   int32_t label[kWidePixels];
@@ -24,7 +24,7 @@ struct WideMemory {
 template <typename Operator>
 __global__ void __launch_bounds__(kWideThreads)
     reduce_wide_kernel(const Operator op, const int32_t* __restrict__ labels /* [B,H,W] */, const Tiling tiling,
-                       int64_t num_segments, const Parts<typename Operator::Part> parts) {
+                       int64_t num_segments, const Parts<typename Operator::Output::Part> parts) {
   using State = typename Operator::State;
   using scalar_t = typename Operator::scalar;
   using acc = typename Operator::acc;
@@ -69,14 +69,16 @@ __global__ void __launch_bounds__(kWideThreads)
       if (!leads_tile) continue;
       const int32_t label = tile.label[tile.order[i]];
       parts.labels[base + slot] = label;
-      parts.hold(tiling, place, num_segments, label);
+      Held& held = parts.held[place.image * num_segments + label];
+      set_bit(held.rows, bit_of_tile(place.down, tiling.down));
+      set_bit(held.columns, bit_of_tile(place.across, tiling.across));
     }
     if (thread == 0) tile.begin[slots] = valid;
     if (leads_tile)
       for (int l = thread; l < kLists; l += threads) parts.ends[t * kLists + l] = slots;
     __syncthreads();
 
-    if constexpr (Operator::kShape)
+    if constexpr (Operator::Output::kShape)
       for (int slot = thread; leads_tile && slot < slots; slot += threads) {
         ShapeSums sums;
         for (int i = tile.begin[slot]; i < tile.begin[slot + 1]; ++i) {
@@ -130,7 +132,7 @@ __global__ void __launch_bounds__(kWideThreads)
           }
           int64_t y, x;
           place_of(i0 + i, y, x);
-          op.add(state, values[i], shift, y * view.width + x);
+          op.add(state, values[i], shift, int32_t(y * view.width + x));
         }
       }
       if (slot >= 0) finish();
