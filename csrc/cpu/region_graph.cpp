@@ -1,8 +1,8 @@
 // Which segments touch, and along how many pixel pairs.
-#include <algorithm>
-#include <limits>
+#include "region_graph_host.h"
 
-#include "common.h"
+#include <algorithm>
+
 #include "cpu/levels/region_graph_kernels.h"
 
 namespace dhvt {
@@ -78,16 +78,11 @@ int64_t build_edges(const std::vector<Contact>* strips, int64_t num_strips, int6
 
 // First one task per strip of rows, which reads each label twice (8 bytes per pixel) and keeps the pairs of different
 // segments; then one task per image, which sees only those. All numbers are whole, so no order can change a result.
-std::tuple<Tensor, Tensor, Tensor> region_graph(const Tensor& labels, int64_t num_segments, int64_t capacity) {
-  check(labels, "labels [B,H,W]", ScalarType::Int, {-1, -1, -1});
-  STD_TORCH_CHECK(num_segments >= 0 && capacity >= 0, "num_segments, capacity: expected integers >= 0");
+void build_graphs(const Tensor& labels, int64_t num_segments, const Tensor& edges, const Tensor& lengths,
+                  const Tensor& counts) {
+  const int64_t capacity = edges.size(1);
   const int64_t batch = labels.size(0), height = labels.size(1), width = labels.size(2);
-  STD_TORCH_CHECK(width <= std::numeric_limits<int32_t>::max(), "labels [B,H,W]: expected W within int32");
-  const Tensor source = dense(labels);
-  const int32_t* label = data<int32_t>(source);
-  Tensor edges = empty({batch, capacity, 2}, ScalarType::Int, labels);
-  Tensor lengths = empty({batch, capacity}, ScalarType::Int, labels);
-  Tensor counts = empty({batch}, ScalarType::Int, labels);
+  const int32_t* label = data<int32_t>(labels);
   int32_t* out_edges = mutable_data<int32_t>(edges);      // [B,E,2]
   int32_t* out_lengths = mutable_data<int32_t>(lengths);  // [B,E]
   int32_t* out_counts = mutable_data<int32_t>(counts);    // [B]
@@ -106,7 +101,14 @@ std::tuple<Tensor, Tensor, Tensor> region_graph(const Tensor& labels, int64_t nu
         static_cast<int32_t>(build_edges(contacts.data() + b * num_strips, num_strips, num_segments, capacity,
                                          out_edges + b * capacity * 2, out_lengths + b * capacity));
   });
-  return {edges, lengths, counts};
+}
+
+std::tuple<Tensor, Tensor, Tensor> region_graph(const Tensor& labels, int64_t num_segments, int64_t capacity) {
+  return region_graph_checked(
+      labels, num_segments, capacity,
+      [&](const Tensor& labels, const Tensor& edges, const Tensor& lengths, const Tensor& counts) {
+        build_graphs(labels, num_segments, edges, lengths, counts);
+      });
 }
 
 }  // namespace

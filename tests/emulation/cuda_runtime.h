@@ -104,6 +104,8 @@ T atomicCAS(T* p, T expected, T v) {
   return emulated_atomic(p, [=](T x) { return x == expected ? v : x; });
 }
 
+using std::max;
+using std::min;
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
