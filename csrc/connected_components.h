@@ -45,7 +45,9 @@ DHVT_HD bool is_better(const Candidate& a, const Candidate& b) {
 }
 
 // |a - b|^2 in channel order, each operation rounded (compile without contraction); NaN counts as infinitely far.
-DHVT_HD double mean_distance(const double* a, const double* b, int64_t channels) {
+// Mean: what gives a number for each channel.
+template <typename Mean>
+DHVT_HD double mean_distance(const Mean& a, const Mean& b, int64_t channels) {
   double sum = 0;
   for (int64_t c = 0; c < channels; ++c) {
     const double difference = a[c] - b[c];

@@ -7,10 +7,9 @@
 #include "connected_components.h"
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 
-#include "common.h"
+#include "connected_components_host.h"
 #include "cpu/levels/connected_components_kernels.h"
 
 namespace dhvt {
@@ -314,22 +313,12 @@ int32_t number_leaves(Image& image) {
   return leaves;
 }
 
-std::tuple<Tensor, Tensor> connected_components(const Tensor& labels, const std::optional<Tensor>& features,
-                                                int64_t min_size, bool largest_only) {
-  check(labels, "labels [B,H,W]", ScalarType::Int, {-1, -1, -1});
-  const int64_t batch = labels.size(0), height = labels.size(1), width64 = labels.size(2);
-  if (features.has_value())
-    check(*features, "features [B,C,H,W]", features->scalar_type(), {batch, -1, height, width64});
-  STD_TORCH_CHECK(height == 0 || width64 < std::numeric_limits<int32_t>::max() / 2 / height,
-                  "labels [B,H,W]: expected at most 2^30 pixels per image");
-  Tensor components = empty({batch, height, width64}, ScalarType::Int, labels);
-  if (batch * height * width64 == 0) return {components, zeros({batch}, ScalarType::Int, labels)};
-  Tensor counts = empty({batch}, ScalarType::Int, labels);
-
-  const Tensor source = dense(labels);
-  const int32_t* label = data<int32_t>(source);
+void label_components(const Tensor& labels, const std::optional<Tensor>& features, int64_t min_size, bool largest_only,
+                      const Tensor& components, const Tensor& counts) {
+  const int64_t batch = labels.size(0), height = labels.size(1);
+  const auto width = static_cast<int32_t>(labels.size(2));
+  const int32_t* label = data<int32_t>(labels);
   int32_t *out = mutable_data<int32_t>(components), *num_leaves = mutable_data<int32_t>(counts);
-  const auto width = static_cast<int32_t>(width64);
   const int64_t num_strips = (height + kStripRows - 1) / kStripRows;
   const int64_t channels = features.has_value() ? features->size(1) : 0;
   std::vector<StripData> strips(batch * num_strips);
@@ -382,7 +371,14 @@ std::tuple<Tensor, Tensor> connected_components(const Tensor& labels, const std:
     (strips[task], rows_of(task), width, images[task / num_strips].component.data(), values.get(),
      out + first_pixel(task));
   });
-  return {components, counts};
+}
+
+std::tuple<Tensor, Tensor> connected_components(const Tensor& labels, const std::optional<Tensor>& features,
+                                                int64_t min_size, bool largest_only) {
+  return connected_components_checked(labels, features,
+                                      [&](const Tensor& labels, const Tensor& components, const Tensor& counts) {
+                                        label_components(labels, features, min_size, largest_only, components, counts);
+                                      });
 }
 
 }  // namespace
