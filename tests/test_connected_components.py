@@ -5,7 +5,7 @@ import pytest
 import scipy.ndimage
 import skimage.measure
 import torch
-from grid import DTYPES, LAYOUTS, label_maps
+from grid import DTYPES, LAYOUTS, blocks, label_maps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +13,7 @@ import dhvt_kernels as dk
 from dhvt_kernels import _native
 from dhvt_kernels._schema import ops
 from dhvt_kernels.ops.connected_components import connected_components
+from dhvt_kernels.reference.connected_components import connected_components as reference
 
 
 def image(*rows):
@@ -37,9 +38,9 @@ def both(*arguments):
     with dk.backend("native"):
         native = ops.connected_components(*arguments)
     with dk.backend("reference"):
-        reference = ops.connected_components(*arguments)
-    assert torch.equal(native[0], reference[0])
-    assert torch.equal(native[1], reference[1])
+        expected = ops.connected_components(*arguments)
+    assert torch.equal(native[0], expected[0])
+    assert torch.equal(native[1], expected[1])
     return native
 
 
@@ -287,6 +288,44 @@ def test_widths_around_whole_vectors_and_words(level, width):
             both(labels.repeat_interleave(2, 2)[..., :width].contiguous(), torch.rand(1, 5, 35, width), 4, True)
     finally:
         _native.use_cpu_level(best)
+
+
+def columns_with_noise(height, width):
+    """Components that are cut by every strip, with fragments beside all of them."""
+    labels = torch.arange(width, dtype=torch.int32).repeat(1, height, 1)
+    noise = torch.rand(labels.shape) < 0.2
+    labels[noise] = torch.randint(0, width, (int(noise.sum()),), dtype=torch.int32)
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "min_size", "largest_only"),
+    [
+        (blocks(1, 370, 370, 37), 0, False),  # more pixels than one block joins
+        (blocks(1, 370, 370, 37), 9, True),
+        (blocks(1, 40, 600, 30), 9, True),  # several tiles per strip
+        (torch.zeros(1, 1, 66_000, dtype=torch.int32), 9, True),  # wider than 2^16
+        (columns_with_noise(160, 260), 9, True),  # more parts of strips than are sorted in shared memory
+    ],
+    ids=["large", "large-joined", "tiles", "wide", "columns"],
+)
+def test_sizes_where_kernels_go_other_ways(backend, labels, min_size, largest_only):
+    labels = labels.clone()
+    noise = torch.rand(labels.shape) < 0.05
+    labels[noise] = torch.randint(-1, 3, (int(noise.sum()),), dtype=torch.int32)
+    features = torch.rand(len(labels), 2, *labels.shape[1:]) if min_size else None
+    out = connected_components(labels, features=features, min_size=min_size, largest_only=largest_only)
+    expected = reference(labels, features, min_size, largest_only)
+    assert torch.equal(out.labels, expected[0])
+    assert torch.equal(out.counts, expected[1])
+
+
+@pytest.mark.parametrize("scale", [1, 4096, 2**24])
+def test_labels_that_are_far_apart(backend, scale):
+    labels = torch.randint(0, 100, (1, 20, 30), dtype=torch.int32) * scale
+    features = torch.rand(1, 1, 20, 30)
+    out = connected_components(labels, features=features, min_size=2, largest_only=True)
+    assert torch.equal(out.labels, reference(labels // scale, features, 2, True)[0])
 
 
 def test_padding_changes_nothing(backend):

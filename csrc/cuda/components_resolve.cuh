@@ -164,7 +164,7 @@ struct Resolver {
 
 // One block per image: finishes the sums, lets fragments join in waves, each fragment's pixels looked at once, and
 // numbers what is kept. Without fragments, only that.
-__global__ void __launch_bounds__(kResolveThreads) resolve_kernel(ComponentImages images, int64_t batch) {
+__global__ void __launch_bounds__(kResolveThreads, 1) resolve_kernel(ComponentImages images, int64_t batch) {
   uint64_t* keys = shared_memory<uint64_t>();
   int32_t* scratch = reinterpret_cast<int32_t*>(keys + kSortedInShared);
   for (int64_t b = blockIdx.x; b < batch; b += gridDim.x) {

@@ -41,6 +41,7 @@ __device__ __forceinline__ void sum_run(const ComponentImages& image, const Imag
     double sum[4] = {};
 #pragma unroll
     for (int c = 0; c < 4; ++c) plane[c] = row + min(c0 + c, image.channels - 1) * features.channel_stride;
+#pragma unroll 2
     for (int64_t x = begin; x < end; ++x)
 #pragma unroll
       for (int c = 0; c < 4; ++c) sum[c] += acc_t<scalar_t>(plane[c][x * features.column_stride]);
