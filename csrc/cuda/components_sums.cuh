@@ -29,6 +29,16 @@ struct ListBoundary {
 };
 
 constexpr int kSumThreads = 512, kSumWarps = kSumThreads / 32;
+constexpr int kSumWords = 4;                               // per warp and turn
+constexpr int kSumRuns = kSumThreads * kSumWords;          // at most, per turn of the block
+constexpr int kGroup = 8, kGroups = kSumThreads / kGroup;  // lanes that work on a part of a strip
+
+// Shared memory of a block that sums.
+struct SumScratch {
+  int32_t runs[kSumRuns];         // where needed runs begin
+  int32_t list[kGroups][kGroup];  // likewise, of a part
+  int32_t num_runs, num_parts;
+};
 
 // The sum of a run, from zero, left to right, for channels in blocks of four.
 template <typename scalar_t>
@@ -60,64 +70,67 @@ __device__ __forceinline__ int32_t run_end(const ComponentImages& image, int64_t
   return x + __ffs(int(later)) - 1;
 }
 
-// A warp adds the sums of a strip's part, run by run in raster order, to that of its first run, which begins at its
-// root. Looks at the starts of runs between the part's columns, row by row, until one has none of its own.
-// list [32] in shared memory.
-__device__ __forceinline__ void sum_part(const ComponentImages& image, int32_t root, int32_t bottom, int32_t* list) {
+// A group of lanes adds the sums of a strip's part, run by run in raster order, to that of its first run, which begins
+// at its root. Looks at the starts of runs between the part's columns, row by row, until one has none of its own.
+__device__ __forceinline__ void sum_part(const ComponentImages& image, int32_t root, int32_t bottom,
+                                         int32_t* list /* [kGroup] */) {
+  const unsigned group = ((1u << kGroup) - 1) << lane() / kGroup * kGroup;
+  const int own_lane = lane() % kGroup;
   const int32_t low = image.low[root], high = image.high[root];
   const int32_t first = low / 32, words = high / 32 - first + 1;
-  const int32_t rows = words <= 32 ? 32 / words : 1;  // at a time
+  const int32_t rows = words <= kGroup ? kGroup / words : 1;  // at a time
   double* sums = image.sums + int64_t(root) * image.channels;
   bool goes_on = true;
   for (int32_t y0 = root / image.width; y0 < bottom && goes_on; y0 += rows) {
     goes_on = false;
-    for (int32_t j0 = 0; j0 < words; j0 += 32) {
-      const int32_t y = words <= 32 ? y0 + lane() / words : y0, j = words <= 32 ? lane() % words : j0 + lane();
+    for (int32_t j0 = 0; j0 < words; j0 += kGroup) {
+      const int32_t y = words <= kGroup ? y0 + own_lane / words : y0;
+      const int32_t j = words <= kGroup ? own_lane % words : j0 + own_lane;
+      const int32_t word_begin = y * image.width + (first + j) * 32;
       uint32_t own = 0;  // starts of the part's runs in this lane's word
       if (y < bottom && y < y0 + rows && j < words) {
-        const int32_t x0 = (first + j) * 32, row = y * image.width;
         for (uint32_t set = image.starts[int64_t(y) * image.words + first + j]; set; set &= set - 1) {
-          const int32_t x = x0 + __ffs(int(set)) - 1;
+          const int32_t bit = __ffs(int(set)) - 1, x = (first + j) * 32 + bit;
           if (x < low || x > high) continue;
-          const int32_t part = image.tile_root[row + x];
-          if (part >= 0 && image.strip_of(part) == root) own |= set & (0u - set);
+          const int32_t part = image.tile_root[word_begin + bit];
+          if (part >= 0 && image.strip_of(part) == root) own |= 1u << bit;
         }
       }
-      goes_on |= __any_sync(kAllLanes, own != 0) != 0;
-      if (y * image.width <= root && root < (y + 1) * image.width && root % image.width / 32 == first + j)
-        own &= ~(1u << root % image.width % 32);
+      goes_on |= __any_sync(group, own != 0) != 0;
+      if (own && word_begin <= root && root - word_begin < 32) own &= ~(1u << (root - word_begin));
       const int32_t size = __popc(own);
       int32_t upto = size;
-      for (int delta = 1; delta < 32; delta *= 2) {
-        const int32_t before = __shfl_up_sync(kAllLanes, upto, delta);
-        if (lane() >= delta) upto += before;
+      for (int delta = 1; delta < kGroup; delta *= 2) {
+        const int32_t before = __shfl_up_sync(group, upto, delta, kGroup);
+        if (own_lane >= delta) upto += before;
       }
-      const int32_t total = __shfl_sync(kAllLanes, upto, 31);
+      const int32_t total = __shfl_sync(group, upto, kGroup - 1, kGroup);
       int32_t rank = upto - size;
-      for (int32_t done = 0; done < total; done += 32) {
-        for (; own && rank < done + 32; own &= own - 1, ++rank)
-          list[rank - done] = y * image.width + (first + j) * 32 + __ffs(int(own)) - 1;
-        __syncwarp();
-        const int32_t count = min(32, total - done);
-        for (int32_t c = lane(); c < image.channels; c += 32) {
+      for (int32_t done = 0; done < total; done += kGroup) {
+        for (; own && rank < done + kGroup; own &= own - 1, ++rank)
+          list[rank - done] = word_begin + __ffs(int(own)) - 1;
+        __syncwarp(group);
+        const int32_t count = min(kGroup, total - done);
+        for (int32_t c = own_lane; c < image.channels; c += kGroup) {
           double sum = sums[c];
 #pragma unroll 4
           for (int32_t i = 0; i < count; ++i) sum += image.sums[int64_t(list[i]) * image.channels + c];
           sums[c] = sum;
         }
-        __syncwarp();
+        __syncwarp(group);
       }
     }
   }
 }
 
-// One block per strip. First a lane per pixel: those where a needed run begins sum it. Then a warp per part of the
-// strip puts its runs together. Parts that are not the first of their component are listed. Reads b C bytes per pixel
-// of what is needed, and 8 C bytes per run go through the caches.
+// One block per strip. In turns, a lane per pixel lists where needed runs begin, and a thread per run sums it; then a
+// group of lanes per part of the strip puts its runs together. Parts that are not the first of their component are
+// listed. Several words per warp and all lanes on runs, because each look-up waits for the one before. Reads b C bytes
+// per pixel of what is needed, and 8 C bytes per run go through the caches.
 template <typename scalar_t>
 __global__ void __launch_bounds__(kSumThreads)
     sum_strips_kernel(ComponentImages images, ImageView<const scalar_t> features) {
-  int32_t* list = shared_memory<int32_t>() + threadIdx.x / 32 * 32;
+  SumScratch& scratch = *shared_memory<SumScratch>();
   const int64_t strips = (images.height + kStripRows - 1) / kStripRows;
   for (int64_t task = blockIdx.x; task < features.batch * strips; task += gridDim.x) {
     const int64_t b = task / strips;
@@ -125,26 +138,48 @@ __global__ void __launch_bounds__(kSumThreads)
     if (image.counters[kFragments] == 0) continue;
     const auto top = int32_t(task % strips * kStripRows);
     const int32_t bottom = min(image.height, top + int32_t(kStripRows));
-    const int64_t begin = int64_t(top) * image.words, end = int64_t(bottom) * image.words;
-    for (int64_t i = begin + threadIdx.x / 32; i < end; i += kSumWarps) {
-      if (!(image.starts[i] >> lane() & 1)) continue;
-      const auto y = int32_t(i / image.words), x = int32_t(i % image.words * 32) + lane();
-      const int32_t root = image.tile_root[y * image.width + x];
-      if (root < 0 || image.head[image.component[root]] == kNotNeeded) continue;
-      const int32_t strip_root = image.strip_of(root);
-      atomicMin(&image.low[strip_root], x);
-      atomicMax(&image.high[strip_root], x);
-      sum_run(image, features, b, y, x, run_end(image, i, x));
+    const int64_t end = int64_t(bottom) * image.words;
+    int32_t* parts = image.queue + top * image.width;  // of the strip: nothing is queued yet
+    if (threadIdx.x == 0) scratch.num_parts = 0;
+    for (int64_t first = int64_t(top) * image.words; first < end; first += kSumWarps * kSumWords) {
+      if (threadIdx.x == 0) scratch.num_runs = 0;
+      __syncthreads();
+      int32_t pixel[kSumWords], root[kSumWords], component[kSumWords];
+#pragma unroll
+      for (int k = 0; k < kSumWords; ++k) {
+        const int64_t i = first + k * kSumWarps + threadIdx.x / 32;
+        pixel[k] = int32_t(i / image.words * image.width + i % image.words * 32) + lane();
+        root[k] = i < end && image.starts[i] >> lane() & 1 ? 0 : -1;
+      }
+#pragma unroll
+      for (int k = 0; k < kSumWords; ++k)
+        if (root[k] == 0) root[k] = image.tile_root[pixel[k]];
+#pragma unroll
+      for (int k = 0; k < kSumWords; ++k) component[k] = root[k] < 0 ? -1 : image.component[root[k]];
+#pragma unroll
+      for (int k = 0; k < kSumWords; ++k)
+        if (component[k] >= 0 && image.head[component[k]] == kNotNeeded) component[k] = -1;
+#pragma unroll
+      for (int k = 0; k < kSumWords; ++k) {
+        if (component[k] < 0) continue;
+        const int32_t part = image.strip_of(root[k]), x = pixel[k] % image.width;
+        atomicMin(&image.low[part], x);
+        atomicMax(&image.high[part], x);
+        scratch.runs[atomicAdd(&scratch.num_runs, 1)] = pixel[k];
+        if (part == pixel[k]) parts[atomicAdd(&scratch.num_parts, 1)] = part;
+      }
+      __syncthreads();
+      for (int32_t i = int32_t(threadIdx.x); i < scratch.num_runs; i += kSumThreads) {
+        const int32_t y = scratch.runs[i] / image.width, x = scratch.runs[i] % image.width;
+        sum_run(image, features, b, y, x, run_end(image, int64_t(y) * image.words + x / 32, x));
+      }
+      __syncthreads();
     }
-    __syncthreads();
-    for (int64_t i = begin + threadIdx.x / 32; i < end; i += kSumWarps) {
-      image.for_bits(image.tile_bits, int32_t(i), [&](int32_t root) {
-        const int32_t component = image.component[root];
-        if (image.strip_of(root) != root || image.head[component] == kNotNeeded) return;
-        sum_part(image, root, bottom, list);
-        if (component != root && lane() == 0)
-          image.crossing[atomicAdd(&image.counters[kCrossing], 1)] = uint64_t(component) << 32 | uint32_t(root);
-      });
+    for (int32_t i = int32_t(threadIdx.x) / kGroup; i < scratch.num_parts; i += kGroups) {
+      const int32_t part = parts[i], component = image.component[part];
+      sum_part(image, part, bottom, scratch.list[threadIdx.x / kGroup]);
+      if (component != part && threadIdx.x % kGroup == 0)
+        image.crossing[atomicAdd(&image.counters[kCrossing], 1)] = uint64_t(component) << 32 | uint32_t(part);
     }
     __syncthreads();
   }

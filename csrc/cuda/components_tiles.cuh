@@ -47,18 +47,26 @@ __global__ void __launch_bounds__(kThreads) label_tiles_kernel(ComponentImages i
     const auto word_of = [&](int y, int j) { return (top + y) * image.words + left / 32 + j; };
 
     for (int y = int(threadIdx.x / 32); y < kTileRows; y += kThreads / 32) {
-      int32_t before = -1;  // label to the left of the word
+      int32_t own[kTileWords], above[kTileWords];
+#pragma unroll
       for (int j = 0; j < kTileWords; ++j) {
         const int x = 32 * j + lane();
         const bool inside = y < rows && x < columns;
-        const int32_t label = inside ? max(image.labels[pixel(y, x)], -1) : -1;
+        own[j] = inside ? max(image.labels[pixel(y, x)], -1) : -1;
+        above[j] = inside && y > 0 ? image.labels[pixel(y - 1, x)] : -1;
+      }
+      int32_t before = -1;  // label to the left of the word
+#pragma unroll
+      for (int j = 0; j < kTileWords; ++j) {
+        const int x = 32 * j + lane();
+        const bool inside = y < rows && x < columns;
+        const int32_t label = own[j];
         int32_t to_left = __shfl_up_sync(kAllLanes, label, 1);
         if (lane() == 0) to_left = before;
         before = __shfl_sync(kAllLanes, label, 31);
         const bool begins = inside && (x == 0 || label != to_left);
         const uint32_t set = __ballot_sync(kAllLanes, begins);
-        const bool above = inside && y > 0 && label >= 0 && image.labels[pixel(y - 1, x)] == label;
-        const uint32_t as_above = __ballot_sync(kAllLanes, above);
+        const uint32_t as_above = __ballot_sync(kAllLanes, label >= 0 && label == above[j]);
         if (begins) parent[y * kTileColumns + x] = label >= 0 ? y * kTileColumns + x : -1;
         if (lane() > 0) continue;
         starts[y * kTileWords + j] = set;

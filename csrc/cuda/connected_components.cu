@@ -128,8 +128,8 @@ void label_components(const Launcher& launch, const Tensor& labels, const std::o
     if (images.channels > 0) {
       dispatch_floating(features->scalar_type(), "connected_components", [&](auto tag) {
         using scalar_t = typename decltype(tag)::type;
-        launch(sum_strips_kernel<scalar_t>, blocks_for(batch * strips), dim3(kSumThreads),
-               kSumThreads * sizeof(int32_t), images, image_view<scalar_t>(*features));
+        launch(sum_strips_kernel<scalar_t>, blocks_for(batch * strips), dim3(kSumThreads), sizeof(SumScratch), images,
+               image_view<scalar_t>(*features));
       });
     }
     launch(resolve_kernel, blocks_for(batch), dim3(kResolveThreads),

@@ -11,6 +11,7 @@ using Key = unsigned long long;  // u * K + v, for u < v: the order of the edges
 
 constexpr int kTileRows = 32, kTileColumns = 256;
 constexpr int kSlots = 2048, kProbes = 16;  // of a tile's hash table
+constexpr int kWords = 4;                   // of 32 pixels, that a warp loads at once
 constexpr Key kNoKey = ~Key(0);
 constexpr int kOrderThreads = 1024, kOrderWarps = kOrderThreads / 32, kDigitBits = 8, kDigits = 1 << kDigitBits;
 
@@ -103,20 +104,28 @@ __global__ void __launch_bounds__(kThreads)
     for (int y = int(threadIdx.x / 32); y < rows; y += kThreads / 32) {
       const int32_t* row = labels + (b * height + top + y) * width + left;
       const bool has_below = top + y + 1 < height;
-      for (int x0 = 0; x0 < columns; x0 += 32) {
-        const int x = x0 + lane();
-        const bool inside = x < columns;
-        const int32_t own = inside ? segment(row[x]) : -1;
-        const int32_t below = inside && has_below ? segment(row[width + x]) : -1;
-        int32_t right = __shfl_down_sync(kAllLanes, own, 1);
-        if (lane() == 31) right = inside && left + x + 1 < width ? segment(row[x + 1]) : -1;
-        if (x + 1 == columns) right = left + x + 1 < width ? segment(row[x + 1]) : -1;
-        table.add(own, right, 1, num_segments);
-        const int32_t left_own = __shfl_up_sync(kAllLanes, own, 1), left_below = __shfl_up_sync(kAllLanes, below, 1);
-        const bool begins = lane() == 0 || left_own != own || left_below != below;
-        const unsigned later = __ballot_sync(kAllLanes, begins) & ~((2u << lane()) - 1);
-        const int32_t length = (later ? __ffs(int(later)) - 1 : 32) - lane();
-        table.add(begins ? own : -1, below, length, num_segments);
+      for (int x0 = 0; x0 < columns; x0 += 32 * kWords) {
+        int32_t owns[kWords], belows[kWords];
+#pragma unroll
+        for (int k = 0; k < kWords; ++k) {
+          const int x = x0 + 32 * k + lane();
+          owns[k] = x < columns ? segment(row[x]) : -1;
+          belows[k] = x < columns && has_below ? segment(row[width + x]) : -1;
+        }
+#pragma unroll
+        for (int k = 0; k < kWords; ++k) {
+          const int x = x0 + 32 * k + lane();
+          const int32_t own = owns[k], below = belows[k];
+          int32_t right = __shfl_down_sync(kAllLanes, own, 1);
+          if (lane() == 31) right = x < columns && left + x + 1 < width ? segment(row[x + 1]) : -1;
+          if (x + 1 == columns) right = left + x + 1 < width ? segment(row[x + 1]) : -1;
+          table.add(own, right, 1, num_segments);
+          const int32_t left_own = __shfl_up_sync(kAllLanes, own, 1), left_below = __shfl_up_sync(kAllLanes, below, 1);
+          const bool begins = lane() == 0 || left_own != own || left_below != below;
+          const unsigned later = __ballot_sync(kAllLanes, begins) & ~((2u << lane()) - 1);
+          const int32_t length = (later ? __ffs(int(later)) - 1 : 32) - lane();
+          table.add(begins ? own : -1, below, length, num_segments);
+        }
       }
     }
     __syncthreads();
