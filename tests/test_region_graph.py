@@ -64,9 +64,9 @@ def test_widths_around_whole_vectors_and_words(backend, width):
     assert dict(zip(edges, graph.lengths[0].tolist(), strict=False)) == expected
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 300_000), (1, 2, 70_001), (3, 40, 1)])
+@pytest.mark.parametrize("shape", [(1, 1, 66_001), (3, 40, 1)])
 def test_long_and_narrow_images(backend, shape):
-    """Wider than 2^16 pixels, and in more tiles than a block has threads."""
+    """Wider than 2^16 pixels, and one pixel wide."""
     labels = torch.randint(-1, 7, shape, dtype=torch.int32)
     for a, e in zip(region_graph(labels, num_segments=6), reference(labels, 6, 18), strict=True):
         assert torch.equal(a, e)
