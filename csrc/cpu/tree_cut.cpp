@@ -1,14 +1,12 @@
 // The cut of least cost through a tree, its budget, and the probabilities of the relaxed cut with their gradients.
-#include "../tree_cut.h"
-
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <limits>
 #include <memory>
 
-#include "common.h"
 #include "cpu/levels/tree_cut_kernels.h"
+#include "tree_cut_host.h"
 
 namespace dhvt {
 namespace {
@@ -118,14 +116,6 @@ struct Cut {
   std::vector<char> open_;
 };
 
-struct CutOptions {
-  bool greedy;
-  float strength;
-  int64_t max_tokens;  // 0: no budget
-  int64_t lookahead;
-  double min_gain, temperature;
-};
-
 // Counts segments of optimal cuts, at several strengths in one pass over the tree.
 class Counter {
  public:
@@ -211,10 +201,11 @@ float choose(Cut& cut, const CutOptions& options) {
   return least.value_or(largest);
 }
 
-// One task per image: segment [L], node [L], counts and strength one number, probability [V].
+// One task per image.
 template <typename T>
-void cut_image(const CutTree& tree, const CutOptions& options, int32_t* segment, int32_t* node, int32_t* count,
-               float* strength, T* probability) {
+void cut_image(const CutTask<T>& task, const CutOptions& options) {
+  const auto& [leaves, nodes, likelihood, penalty, parent, round, segment, node, count, strength, probability] = task;
+  const CutTree tree(nodes, likelihood, penalty, parent, round);
   Cut cut(tree);
   *strength = choose(cut, options);
   // The node of the cut above each node, from the roots down.
@@ -252,104 +243,59 @@ void cut_image(const CutTree& tree, const CutOptions& options, int32_t* segment,
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tree_cut(const Tensor& likelihood, const Tensor& penalty,
-                                                            const Tensor& parent, const Tensor& round,
-                                                            std::string select, double strength, int64_t max_tokens,
-                                                            int64_t lookahead, double min_gain,
-                                                            double selection_temperature) {
-  check(parent, "parent [B,V]", ScalarType::Int, {-1, -1});
-  const ScalarType type = likelihood.scalar_type();
-  const int64_t batch = parent.size(0), nodes = parent.size(1), leaves = (nodes + 1) / 2;
-  check(likelihood, "likelihood [B,V]", type, {batch, nodes});
-  check(penalty, "penalty [B,V]", type, {batch, nodes});
-  check(round, "round [B,V]", ScalarType::Int, {batch, nodes});
-  STD_TORCH_CHECK(select == "optimal" || select == "greedy", "tree_cut: unknown selection ", select);
-  STD_TORCH_CHECK(strength >= 0 && strength <= std::numeric_limits<float>::max(),
-                  "tree_cut: strength must be a float32 number >= 0");
-  const Tensor l = dense(likelihood), q = dense(penalty), p = dense(parent), r = dense(round);
-  Tensor segment = empty({batch, leaves}, ScalarType::Int, parent);
-  Tensor node = empty({batch, leaves}, ScalarType::Int, parent);
-  Tensor counts = empty({batch}, ScalarType::Int, parent);
-  Tensor used_strength = empty({batch}, ScalarType::Float, parent);
-  Tensor probability = empty({batch, nodes}, type, parent);
-  // + 0.0 turns -0 into 0: the bits of a budget's search start there.
-  const CutOptions options{select == "greedy",   static_cast<float>(strength) + 0.0f, max_tokens, lookahead, min_gain,
-                           selection_temperature};
-  dispatch_accumulation(type, "tree_cut", [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    parallel(batch, [&](int64_t b) {
-      const int64_t o = b * nodes;
-      const CutTree tree(nodes, data<T>(l) + o, data<T>(q) + o, data<int32_t>(p) + o, data<int32_t>(r) + o);
-      cut_image(tree, options, mutable_data<int32_t>(segment) + b * leaves, mutable_data<int32_t>(node) + b * leaves,
-                mutable_data<int32_t>(counts) + b, mutable_data<float>(used_strength) + b,
-                mutable_data<T>(probability) + o);
-    });
-  });
-  return {segment, node, counts, used_strength, probability};
+Cuts tree_cut(const Tensor& likelihood, const Tensor& penalty, const Tensor& parent, const Tensor& round,
+              std::string select, double strength, int64_t max_tokens, int64_t lookahead, double min_gain,
+              double selection_temperature) {
+  return tree_cut_checked(likelihood, penalty, parent, round, select, strength, max_tokens, lookahead, min_gain,
+                          selection_temperature, [](const auto& task, const CutOptions& options, int64_t batch) {
+                            parallel(batch, [&](int64_t b) { cut_image(task.of_image(b), options); });
+                          });
 }
 
 // One image. Upwards: the derivative to `reach`, and so to each node's sigmoid; downwards: through best(v) by its
 // argmin.
 template <typename T>
-void cut_image_backward(const CutTree& tree, double strength, double temperature, const T* grad, T* grad_likelihood,
-                        T* grad_penalty) {
+void cut_image_backward(const CutBackwardTask<T>& task, double temperature) {
+  const CutTree tree(task.nodes, task.likelihood, task.penalty, task.parent, task.round);
+  const double strength = *task.strength;
+  const T* grad = task.grad_probability;
   Cut cut(tree);
   cut.optimal(strength);
   const int64_t nodes = tree.nodes;
-  std::vector<double> reach(nodes, 0.0), split(nodes, 0.0), stays(nodes, 0.0), grad_reach(nodes, 0.0),
-      grad_gap(nodes, 0.0);
+  std::vector<Shares> shares(nodes, Shares{0.0, 1.0});
+  std::vector<double> reach(nodes, 0.0), grad_reach(nodes, 0.0), grad_gap(nodes, 0.0);
   for (int64_t v = nodes - 1; v >= 0; --v) {
     if (!tree.used[v]) continue;
     const int64_t p = tree.parent[v];
-    reach[v] = p < 0 ? 1.0 : reach[p] * split[p];
-    const Shares shares = v < tree.leaves ? Shares{0.0, 1.0} : cut.shares(v, temperature);
-    split[v] = shares.split;
-    stays[v] = shares.stays;
+    reach[v] = p < 0 ? 1.0 : reach[p] * shares[p].split;
+    if (v >= tree.leaves) shares[v] = cut.shares(v, temperature);
   }
   std::vector<double> grad_below(nodes, 0.0);  // sum of the children's derivatives to reach
   for (int64_t v = 0; v < nodes; ++v) {
     if (!tree.used[v]) continue;
-    grad_reach[v] = double(grad[v]) * stays[v] + split[v] * grad_below[v];
-    grad_gap[v] = reach[v] * (double(grad[v]) - grad_below[v]) * stays[v] * split[v] / temperature;
+    grad_reach[v] = reach_gradient(grad[v], grad_below[v], shares[v]);
+    grad_gap[v] = gap_gradient(grad[v], grad_below[v], shares[v], reach[v], temperature);
     if (tree.parent[v] >= 0) grad_below[tree.parent[v]] += grad_reach[v];
   }
   std::vector<double> grad_best(nodes, 0.0);
   for (int64_t v = nodes - 1; v >= 0; --v) {
-    grad_likelihood[v] = grad_penalty[v] = T(0);
+    task.grad_likelihood[v] = task.grad_penalty[v] = T(0);
     if (!tree.used[v]) continue;
     const int64_t p = tree.parent[v];
     if (p >= 0) grad_best[v] = grad_gap[p] + (cut.kept[p] ? 0.0 : grad_best[p]);
     const double grad_cost = (cut.kept[v] ? grad_best[v] : 0.0) - grad_gap[v];
-    grad_likelihood[v] = T(tree.finite[v] ? grad_cost : 0.0);
-    grad_penalty[v] = T(strength * grad_cost);
+    task.grad_likelihood[v] = T(tree.finite[v] ? grad_cost : 0.0);
+    task.grad_penalty[v] = T(strength * grad_cost);
   }
 }
 
 std::tuple<Tensor, Tensor> tree_cut_backward(const Tensor& grad_probability, const Tensor& likelihood,
                                              const Tensor& penalty, const Tensor& parent, const Tensor& round,
                                              const Tensor& strength, double selection_temperature) {
-  check(parent, "parent [B,V]", ScalarType::Int, {-1, -1});
-  const ScalarType type = likelihood.scalar_type();
-  const int64_t batch = parent.size(0), nodes = parent.size(1);
-  check(grad_probability, "grad_probability [B,V]", type, {batch, nodes});
-  check(likelihood, "likelihood [B,V]", type, {batch, nodes});
-  check(penalty, "penalty [B,V]", type, {batch, nodes});
-  check(round, "round [B,V]", ScalarType::Int, {batch, nodes});
-  check(strength, "strength [B]", ScalarType::Float, {batch});
-  const Tensor g = dense(grad_probability), l = dense(likelihood), q = dense(penalty), p = dense(parent),
-               r = dense(round), s = dense(strength);
-  Tensor grad_likelihood = empty({batch, nodes}, type, parent);
-  Tensor grad_penalty = empty({batch, nodes}, type, parent);
-  dispatch_accumulation(type, "tree_cut_backward", [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    parallel(batch, [&](int64_t b) {
-      const int64_t o = b * nodes;
-      const CutTree tree(nodes, data<T>(l) + o, data<T>(q) + o, data<int32_t>(p) + o, data<int32_t>(r) + o);
-      cut_image_backward(tree, data<float>(s)[b], selection_temperature, data<T>(g) + o,
-                         mutable_data<T>(grad_likelihood) + o, mutable_data<T>(grad_penalty) + o);
-    });
-  });
-  return {grad_likelihood, grad_penalty};
+  return tree_cut_backward_checked(
+      grad_probability, likelihood, penalty, parent, round, strength, [&](const auto& task, int64_t batch) {
+        parallel(batch, [&](int64_t b) { cut_image_backward(task.of_image(b), selection_temperature); });
+      });
 }
 
 }  // namespace

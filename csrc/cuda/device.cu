@@ -46,6 +46,12 @@ void DeviceScope::allow_shared(const void* kernel, size_t bytes) const {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), "shared memory");
 }
 
+size_t DeviceScope::most_shared() const {
+  int bytes = 0;
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_), "shared memory");
+  return size_t(bytes);
+}
+
 void DeviceScope::check_launch() const {
   const cudaError_t error = cudaGetLastError();
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {

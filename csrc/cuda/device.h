@@ -21,6 +21,9 @@ class DeviceScope {
   // Lets a kernel have more shared memory than every kernel may have.
   void allow_shared(const void* kernel, size_t bytes) const;
 
+  // The most shared memory that a block may ask for.
+  size_t most_shared() const;
+
   // Throws what went wrong with the launch before; where the device has no code, with what was built and what was
   // found.
   void check_launch() const;

@@ -62,6 +62,15 @@ class Launcher {
 #endif
   }
 
+  // The most shared memory that a block of this device may ask for. Emulated: that of the smallest device.
+  size_t most_shared() const {
+#ifdef __CUDACC__
+    return device_.most_shared();
+#else
+    return size_t(99) << 10;
+#endif
+  }
+
  private:
   DeviceScope device_;
 };

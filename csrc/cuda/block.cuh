@@ -1,0 +1,46 @@
+// What the threads of a block do together: blocks of one dimension and whole warps, all threads in every call.
+#pragma once
+
+#include "cuda/warp.cuh"
+
+namespace dhvt {
+
+// Sorts keys [size], a power of two (Batcher's bitonic network). 32 neighbouring comparisons with partners at most 32
+// apart are a warp's own 64 keys, so most steps need no barrier of the block.
+template <typename Key>
+__device__ void sort_block(Key* keys, int64_t size) {
+  for (int64_t span = 2; span <= size; span *= 2) {
+    for (int64_t stride = span / 2; stride > 0; stride /= 2) {
+      for (int64_t t = threadIdx.x; t < size / 2; t += blockDim.x) {
+        const int64_t i = 2 * t - (t & (stride - 1)), j = i + stride;
+        const Key a = keys[i], b = keys[j];
+        if ((b < a) == ((i & span) == 0)) {
+          keys[i] = b;
+          keys[j] = a;
+        }
+      }
+      if (stride > 32 || (stride == 1 && span > 32))
+        __syncthreads();
+      else
+        __syncwarp();
+    }
+  }
+  __syncthreads();
+}
+
+// The number of threads before this one that say yes. Adds the number of all that do to `total`. scratch [32].
+__device__ __forceinline__ int32_t count_before(bool yes, int32_t* scratch, int32_t& total) {
+  const unsigned set = __ballot_sync(kAllLanes, yes);
+  if (lane() == 0) scratch[threadIdx.x / 32] = __popc(set);
+  __syncthreads();
+  int32_t before = __popc(set & lanes_below()), all = 0;
+  for (unsigned w = 0; w < blockDim.x / 32; ++w) {
+    if (w == threadIdx.x / 32) before += all;
+    all += scratch[w];
+  }
+  total += all;
+  __syncthreads();
+  return before;
+}
+
+}  // namespace dhvt

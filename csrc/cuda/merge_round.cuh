@@ -1,0 +1,434 @@
+// One image's rounds of merging, by one block.
+//
+// Of a round's graph every vertex is a node of the tree, `first` and its number: the leaves, then the picks of the
+// round before, in their order. So numbers are ordered as nodes are, and most are no vertex any more: they have no
+// edges.
+//
+// The picks of a component form a tree that hangs from the one edge whose both ends picked it, and away from that edge
+// picks come ever later in the order of merging: at a vertex that was picked, what picks it is no better than its own
+// pick. So a component's first merge is that of the two ends, and each later one adds a single vertex. Neither a
+// union-find nor a search is needed: a component is a chain of merges, and two of its vertices meet in the later of the
+// two merges that added them.
+#pragma once
+
+#include "cuda/arena.cuh"
+#include "cuda/block.cuh"
+#include "merge_tree.h"
+#include "segment_moments.h"
+
+namespace dhvt {
+
+// An edge between vertices u < v; u < 0 where a parallel one stands for it, too.
+struct alignas(16) MergeEdge {
+  int32_t u, v;
+  unsigned long long length;  // sum of the leaf edges between them
+};
+
+// An edge that some vertex picked; picks merge in this order.
+struct alignas(16) MergePick {
+  unsigned long long distance, ends;  // ordered bits; lower end, higher end
+
+  __device__ bool operator<(const MergePick& other) const {
+    return distance != other.distance ? distance < other.distance : ends < other.ends;
+  }
+};
+
+constexpr int32_t kNoVertex = 0x7fffffff;
+
+DHVT_HD int64_t power_of_two(int64_t at_least) {
+  int64_t n = 1;
+  while (n < at_least) n *= 2;
+  return n;
+}
+
+// Slots of a hash table for so many edges, at most three quarters full.
+DHVT_HD int64_t hash_slots(int64_t edges) { return power_of_two(edges + edges / 3 + 1); }
+
+struct alignas(16) MergeCounters {
+  int32_t edges, picks, chains;
+};
+
+// What lives through all rounds.
+template <typename T>
+struct MergeMemory {
+  using Bits = decltype(ordered_bits(T()));
+  MergeCounters* counters;
+  MergeEdge *edges, *next_edges;  // [E]; in global memory: read in a row
+  Bits* distances;                // [E]
+
+  DHVT_HD MergeMemory(Arena& arena, int64_t num_edges)
+      : counters(arena.take<MergeCounters>(1)),
+        edges(arena.take_global<MergeEdge>(num_edges)),
+        next_edges(arena.take_global<MergeEdge>(num_edges)),
+        distances(arena.take_global<Bits>(num_edges)) {}
+};
+
+// Scratch of a round with n vertices and so many edges. 36 bytes per vertex and the larger of picks and hash table.
+template <typename T>
+struct MergeTables {
+  using Bits = typename MergeMemory<T>::Bits;
+  union {
+    MergePick* picks;  // [power of two]
+    int32_t* hash;     // [slots]: number of an edge
+  };
+  Bits* best;             // [n] distance of the best neighbour
+  int32_t* neighbour;     // [n] the best neighbour
+  int32_t *root, *other;  // [n] a vertex of each vertex's component, the same for all
+  int32_t* added;         // [n] the pick that added the vertex
+  int32_t *owner, *next;  // [picks] the single vertex that a pick adds; the next pick of its chain
+  uint32_t* inner;        // [picks] length of the boundary that the merge makes an inner one, modulo 2^32
+  int32_t* chains;        // [n / 2] the first pick of each component
+
+  DHVT_HD MergeTables(Arena arena, int64_t n, int64_t edges) {
+    const int64_t pick_bytes = power_of_two(n) * int64_t(sizeof(MergePick)), hash_bytes = 4 * hash_slots(edges);
+    picks = reinterpret_cast<MergePick*>(arena.take<char>(pick_bytes > hash_bytes ? pick_bytes : hash_bytes));
+    best = arena.take<Bits>(n);
+    neighbour = arena.take<int32_t>(n);
+    root = arena.take<int32_t>(n);
+    other = arena.take<int32_t>(n);
+    added = arena.take<int32_t>(n);
+    owner = arena.take<int32_t>(n);
+    next = arena.take<int32_t>(n);
+    inner = arena.take<uint32_t>(n);
+    chains = arena.take<int32_t>(n / 2 + 1);
+    global_bytes = arena.global_bytes();
+  }
+
+  size_t global_bytes;
+};
+
+template <typename T>
+class MergeRounds {
+ public:
+  using Bits = typename MergeMemory<T>::Bits;
+
+  __device__ MergeRounds(const MergeTask<T>& task, const MergeMemory<T>& memory, const Arena& scratch)
+      : task_(task), memory_(memory), scratch_(scratch), counters_(*memory.counters) {}
+
+  __device__ void run() {
+    copy_leaves();
+    start();
+    for (int64_t round = 1; edges_ > 0 && (task_.max_rounds < 0 || round <= task_.max_rounds); ++round) {
+      Tables tables(scratch_, vertices_, edges_);
+      pick(tables);
+      link(tables);
+      merge(tables, int32_t(round));
+    }
+    clear_unused();
+  }
+
+ private:
+  using Tables = MergeTables<T>;
+
+  // body(i) for each i of [0, n), neighbouring threads for neighbouring i.
+  template <typename Body>
+  __device__ __forceinline__ static void each(int64_t n, const Body& body) {
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) body(i);
+  }
+
+  // The same for whole warps: i may be n or more.
+  template <typename Body>
+  __device__ __forceinline__ static void each_warp(int64_t n, const Body& body) {
+    each(round_up(n, 32), body);
+  }
+
+  __device__ void copy_leaves() const {
+    const auto& [count, mean, m2, centroid, box, boundary] = task_.leaf;
+    const auto& node = task_.node;
+    each(task_.leaves * task_.channels, [&](int64_t i) {
+      const bool used = count[i / task_.channels] > 0;
+      node.mean[i] = used ? mean[i] : T(0);
+      node.m2[i] = used ? m2[i] : T(0);
+    });
+    each(task_.leaves, [&](int64_t v) {
+      const bool used = count[v] > 0;
+      task_.parent[v] = -1;
+      task_.round[v] = used ? 0 : -1;
+      node.count[v] = used ? count[v] : 0;
+      node.boundary[v] = used ? boundary[v] : 0;
+      for (int d = 0; d < 2; ++d) node.centroid[2 * v + d] = used ? centroid[2 * v + d] : T(0);
+      for (int d = 0; d < 4; ++d) node.box[4 * v + d] = used ? box[4 * v + d] : -(d / 2);
+    });
+  }
+
+  __device__ void clear_unused() const {
+    const auto& node = task_.node;
+    const int64_t begin = first_ + vertices_, size = task_.nodes - begin;
+    each(size * task_.channels, [&](int64_t i) {
+      node.mean[begin * task_.channels + i] = T(0);
+      node.m2[begin * task_.channels + i] = T(0);
+    });
+    each(size, [&](int64_t i) {
+      const int64_t v = begin + i;
+      task_.parent[v] = task_.round[v] = -1;
+      node.count[v] = node.boundary[v] = 0;
+      for (int d = 0; d < 2; ++d) node.centroid[2 * v + d] = T(0);
+      for (int d = 0; d < 4; ++d) node.box[4 * v + d] = -(d / 2);
+    });
+  }
+
+  // The graph of the leaves.
+  __device__ void start() {
+    if (threadIdx.x == 0) counters_.edges = 0;
+    __syncthreads();
+    each_warp(task_.num_edges, [&](int64_t e) {
+      const bool is_edge = e < task_.num_edges && task_.is_edge(e);
+      const int32_t u = is_edge ? task_.edges[2 * e] : 0, v = is_edge ? task_.edges[2 * e + 1] : 0;
+      append_edge(is_edge, u, v, is_edge ? task_.lengths[e] : 0);
+    });
+    vertices_ = task_.leaves;
+    __syncthreads();
+    const Tables tables(scratch_, vertices_, counters_.edges);
+    clear_hash(tables, counters_.edges);
+    take_next_edges();
+    __syncthreads();
+    sum_parallel_edges(tables, edges_);
+    __syncthreads();
+  }
+
+  // All lanes of a warp.
+  __device__ void append_edge(bool wanted, int32_t u, int32_t v, unsigned long long length) const {
+    const int32_t place = append(&counters_.edges, wanted);
+    if (wanted) memory_.next_edges[place] = u < v ? MergeEdge{u, v, length} : MergeEdge{v, u, length};
+  }
+
+  __device__ void take_next_edges() {
+    MergeEdge* const edges = memory_.edges;
+    memory_.edges = memory_.next_edges;
+    memory_.next_edges = edges;
+    edges_ = counters_.edges;
+  }
+
+  __device__ static void clear_hash(const Tables& t, int64_t edges) {
+    each(hash_slots(edges), [&](int64_t i) { t.hash[i] = -1; });
+  }
+
+  // Of parallel edges the one that comes first takes the lengths of the others. Which one that is, nothing depends on.
+  __device__ void sum_parallel_edges(const Tables& t, int64_t slots_for) const {
+    MergeEdge* const edges = memory_.edges;
+    const uint32_t mask = uint32_t(hash_slots(slots_for) - 1);
+    each(edges_, [&](int64_t e) {
+      const int32_t u = edges[e].u, v = edges[e].v;
+      uint32_t slot = uint32_t(u) * 0x9e3779b1u ^ uint32_t(v) * 0x85ebca6bu;
+      for (slot ^= slot >> 15;; ++slot) {
+        const int32_t there = atomicCAS(&t.hash[slot & mask], -1, int32_t(e));
+        if (there == -1) return;
+        if (edges[there].u != u || edges[there].v != v) continue;
+        atomicAdd(&edges[there].length, edges[e].length);
+        edges[e].u = -1;
+        return;
+      }
+    });
+  }
+
+  // Every vertex picks its best neighbour: least distance, then lowest number. The picked edges in picks, in order.
+  __device__ void pick(const Tables& t) {
+    const MergeEdge* const edges = memory_.edges;
+    each(vertices_, [&](int64_t u) {
+      t.best[u] = ~Bits(0);
+      t.neighbour[u] = kNoVertex;
+      t.inner[u] = 0;
+    });
+    if (threadIdx.x == 0) counters_ = {0, 0, 0};
+    __syncthreads();
+    each(edges_, [&](int64_t e) {
+      const int32_t u = edges[e].u, v = edges[e].v;
+      if (u < 0) return;
+      const Bits distance = ordered_bits(task_.distance(first_ + u, first_ + v, int64_t(edges[e].length)));
+      memory_.distances[e] = distance;
+      atomicMin(&t.best[u], distance);
+      atomicMin(&t.best[v], distance);
+    });
+    __syncthreads();
+    each(edges_, [&](int64_t e) {  // as above, so that each thread meets its own distances
+      const int32_t u = edges[e].u, v = edges[e].v;
+      if (u < 0) return;
+      const Bits distance = memory_.distances[e];
+      if (distance == t.best[u]) atomicMin(&t.neighbour[u], v);
+      if (distance == t.best[v]) atomicMin(&t.neighbour[v], u);
+    });
+    __syncthreads();
+    each_warp(vertices_, [&](int64_t i) {
+      const int32_t u = int32_t(i), v = i < vertices_ ? t.neighbour[u] : kNoVertex;
+      const bool mutual = v != kNoVertex && t.neighbour[v] == u;
+      if (i < vertices_) t.root[u] = v == kNoVertex || (mutual && u < v) ? u : v;
+      const bool picks = v != kNoVertex && !(mutual && v < u);  // the lower end owns a mutual pick
+      const int32_t place = append(&counters_.picks, picks);
+      if (!picks) return;
+      const uint64_t low = u < v ? u : v, high = u < v ? v : u;
+      t.picks[place] = {t.best[u], low << 32 | high};
+    });
+    __syncthreads();
+  }
+
+  // Sorts the picks, and chains those of one component in their order.
+  __device__ void link(Tables& t) const {
+    const int32_t picks = counters_.picks;
+    const int64_t padded = power_of_two(picks);
+    each(padded - picks, [&](int64_t i) { t.picks[picks + i] = {~0ull, ~0ull}; });
+    for (bool more = true; more; more = __syncthreads_or(more)) {  // everybody to the vertex of its vertex
+      more = false;
+      each(vertices_, [&](int64_t u) {
+        const int32_t up = t.root[u], above = t.root[up];
+        t.other[u] = above;
+        more |= above != up;
+      });
+      int32_t* const from = t.root;
+      t.root = t.other;
+      t.other = from;
+    }
+    int32_t* const last = t.other;  // the last pick so far of each component
+    each(vertices_, [&](int64_t u) { last[u] = -1; });
+    sort_block(t.picks, padded);
+    if (threadIdx.x < 32) chain_picks(t, picks, last);
+    __syncthreads();
+  }
+
+  // One warp goes through the picks in order, 32 at a time.
+  __device__ void chain_picks(const Tables& t, int32_t picks, int32_t* last) const {
+    int32_t chains = 0;
+    for (int32_t begin = 0; begin < picks; begin += 32) {
+      const int32_t p = begin + lane();
+      const bool valid = p < picks;
+      int32_t component = -1 - lane();
+      if (valid) {
+        const unsigned long long ends = t.picks[p].ends;
+        const int32_t low = int32_t(ends >> 32), high = int32_t(ends & 0xffffffffu);
+        const bool of_low = t.neighbour[low] == high, of_high = t.neighbour[high] == low;
+        const int32_t owner = of_low ? low : high;
+        component = t.root[owner];
+        t.owner[p] = owner;
+        t.next[p] = -1;
+        if (of_low) t.added[low] = p;
+        if (of_high) t.added[high] = p;
+      }
+      const unsigned same = __match_any_sync(kAllLanes, component), before = same & lanes_below();
+      int32_t previous = -1;
+      if (valid) previous = before != 0 ? begin + 31 - __clz(int(before)) : last[component];
+      __syncwarp();
+      if (previous >= 0) t.next[previous] = p;
+      if (valid && same >> lane() == 1) last[component] = p;
+      const unsigned starts = __ballot_sync(kAllLanes, valid && previous < 0);
+      if (valid && previous < 0) t.chains[chains + __popc(starts & lanes_below())] = p;
+      chains += __popc(starts);
+      __syncwarp();
+    }
+    if (lane() == 0) counters_.chains = chains;
+  }
+
+  // Makes the new nodes, which are the next round's vertices, and the edges between them.
+  __device__ void merge(const Tables& t, int32_t round) {
+    const int32_t picks = counters_.picks, before = edges_;
+    clear_hash(t, before);
+    each_warp(before, [&](int64_t e) {
+      MergeEdge edge{-1, -1, 0};
+      if (e < before) edge = memory_.edges[e];
+      bool leaves = false;
+      int32_t u = 0, v = 0;
+      if (edge.u >= 0) {
+        u = t.root[edge.u], v = t.root[edge.v];
+        leaves = u != v;
+        if (!leaves) {
+          const int32_t add_u = t.added[edge.u], add_v = t.added[edge.v];
+          atomicAdd(&t.inner[add_u > add_v ? add_u : add_v], uint32_t(edge.length));
+        } else {
+          u = t.other[u], v = t.other[v];
+        }
+      }
+      append_edge(leaves, u, v, edge.length);
+    });
+    __syncthreads();
+    take_next_edges();
+    const int64_t items = task_.channels + 1;
+    each(counters_.chains * items, [&](int64_t i) {
+      const int32_t chain = t.chains[i / items];
+      const int64_t c = i % items;
+      if (c < task_.channels)
+        join_channel(t, chain, c);
+      else
+        join_rest(t, chain, round);
+    });
+    sum_parallel_edges(t, before);
+    first_ += vertices_;
+    vertices_ = picks;
+    __syncthreads();
+  }
+
+  // Mean and m2 of the new nodes of a chain, for one channel. What a merge adds is read while the one before computes.
+  __device__ void join_channel(const Tables& t, int32_t p, int64_t c) const {
+    const auto& node = task_.node;
+    const int64_t channels = task_.channels;
+    struct Part {
+      int32_t n;
+      T mean, m2;
+    };
+    const auto part = [&](int32_t vertex) {
+      const int64_t v = first_ + vertex, i = v * channels + c;
+      return Part{node.count[v], node.mean[i], node.m2[i]};
+    };
+    Part a = part(t.owner[p]), b = part(t.neighbour[t.owner[p]]);
+    for (;;) {
+      const int32_t following = t.next[p];
+      Part added{0, T(0), T(0)};
+      if (following >= 0) added = part(t.owner[following]);
+      chan_merge(T(a.n), a.mean, a.m2, T(b.n), b.mean, b.m2);
+      const int64_t i = (first_ + vertices_ + int64_t(p)) * channels + c;
+      node.mean[i] = a.mean;
+      node.m2[i] = a.m2;
+      if (following < 0) return;
+      b = {int32_t(uint32_t(a.n) + uint32_t(b.n)), a.mean, a.m2};
+      a = added;
+      p = following;
+    }
+  }
+
+  // Everything else about them.
+  __device__ void join_rest(const Tables& t, int32_t p, int32_t round) const {
+    const auto& node = task_.node;
+    struct Part {
+      uint32_t n, boundary;
+      T centroid[2];
+      int32_t box[4];
+    };
+    const auto part = [&](int64_t v) {
+      Part out{uint32_t(node.count[v]), uint32_t(node.boundary[v]), {}, {}};
+      for (int d = 0; d < 2; ++d) out.centroid[d] = node.centroid[2 * v + d];
+      for (int d = 0; d < 4; ++d) out.box[d] = node.box[4 * v + d];
+      return out;
+    };
+    const int64_t created = first_ + vertices_;
+    int64_t v = first_ + t.neighbour[t.owner[p]];
+    Part b = part(v);
+    for (;;) {
+      const int64_t single = first_ + t.owner[p], merged = created + p;
+      const int32_t following = t.next[p];
+      const Part a = part(single);
+      task_.parent[single] = task_.parent[v] = int32_t(merged);
+      const T n_a = T(int32_t(a.n)), n_b = T(int32_t(b.n));
+      for (int d = 0; d < 2; ++d) {
+        b.centroid[d] = merge_centroid(n_a, a.centroid[d], n_b, b.centroid[d]);
+        b.box[d] = a.box[d] < b.box[d] ? a.box[d] : b.box[d];
+        b.box[d + 2] = a.box[d + 2] > b.box[d + 2] ? a.box[d + 2] : b.box[d + 2];
+      }
+      b.n += a.n;
+      b.boundary += a.boundary - 2 * t.inner[p];
+      node.count[merged] = int32_t(b.n);
+      node.boundary[merged] = int32_t(b.boundary);
+      for (int d = 0; d < 2; ++d) node.centroid[2 * merged + d] = b.centroid[d];
+      for (int d = 0; d < 4; ++d) node.box[4 * merged + d] = b.box[d];
+      task_.round[merged] = round;
+      v = merged;
+      if (following < 0) break;
+      p = following;
+    }
+    task_.parent[v] = -1;
+  }
+
+  MergeTask<T> task_;
+  MergeMemory<T> memory_;
+  Arena scratch_;
+  MergeCounters& counters_;
+  int32_t first_ = 0, vertices_ = 0, edges_ = 0;  // node of vertex 0; of the round's graph
+};
+
+}  // namespace dhvt
