@@ -5,6 +5,18 @@
 
 namespace dhvt {
 
+// body(i) for each i of [0, n), neighbouring threads for neighbouring i.
+template <typename Body>
+__device__ __forceinline__ void each(int64_t n, const Body& body) {
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) body(i);
+}
+
+// The same for whole warps: i may be n or more.
+template <typename Body>
+__device__ __forceinline__ void each_warp(int64_t n, const Body& body) {
+  each(round_up(n, 32), body);
+}
+
 // Sorts keys [size], a power of two (Batcher's bitonic network). 32 neighbouring comparisons with partners at most 32
 // apart are a warp's own 64 keys, so most steps need no barrier of the block.
 template <typename Key>

@@ -120,18 +120,6 @@ class MergeRounds {
  private:
   using Tables = MergeTables<T>;
 
-  // body(i) for each i of [0, n), neighbouring threads for neighbouring i.
-  template <typename Body>
-  __device__ __forceinline__ static void each(int64_t n, const Body& body) {
-    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) body(i);
-  }
-
-  // The same for whole warps: i may be n or more.
-  template <typename Body>
-  __device__ __forceinline__ static void each_warp(int64_t n, const Body& body) {
-    each(round_up(n, 32), body);
-  }
-
   __device__ void copy_leaves() const {
     const auto& [count, mean, m2, centroid, box, boundary] = task_.leaf;
     const auto& node = task_.node;
