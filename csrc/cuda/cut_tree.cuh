@@ -45,15 +45,12 @@ struct CutTree {
     int32_t* parent;  // [L + I] number of the inner node above each node, -1 for roots, -2 for unused nodes
     int32_t *count, *lowest, *highest;  // [I] children: their number, the first and the last
 
-    DHVT_HD Scratch(Arena arena, int64_t inner, int64_t nodes)
+    DHVT_HD Scratch(Arena& arena, int64_t inner, int64_t nodes)
         : levels(arena, inner),
           parent(arena.take<int32_t>(nodes)),
           count(arena.take<int32_t>(inner)),
           lowest(arena.take<int32_t>(inner)),
-          highest(arena.take<int32_t>(inner)),
-          global_bytes(arena.global_bytes()) {}
-
-    size_t global_bytes;
+          highest(arena.take<int32_t>(inner)) {}
   };
 
   __device__ int32_t size() const { return levels.size(); }
@@ -87,8 +84,9 @@ struct CutTree {
 
   // Fills in everything, from likelihood [V], penalty [V], parent [V] and round [V].
   __device__ void build(const T* likelihood, const T* penalty, const int32_t* given_parent, const int32_t* round,
-                        const Scratch& s) const {
+                        Arena scratch) const {
     const int32_t nodes = leaves + inner;
+    const Scratch s(scratch, inner, nodes);
     each(nodes, [&](int64_t v) {
       const int64_t p = valid_parent(given_parent, round, leaves, nodes, v);
       s.parent[v] = round[v] < 0 ? -2 : p < 0 ? -1 : int32_t(p - leaves);

@@ -85,8 +85,7 @@ __global__ void __launch_bounds__(kMostThreads)
     Arena arena(shared_memory<unsigned char>(), shared_bytes, workspace + b * bytes_per_image);
     const CutTree<T> tree(arena, task.leaves, task.nodes);
     bool* const kept = arena.take<bool>(tree.inner);
-    tree.build(task.likelihood, task.penalty, task.parent, task.round,
-               typename CutTree<T>::Scratch(arena, tree.inner, task.nodes));
+    tree.build(task.likelihood, task.penalty, task.parent, task.round, arena);
     bool none = false;
     const float strength = choose(tree, options, arena, kept, none);
     __syncthreads();
@@ -135,13 +134,14 @@ Cuts tree_cut(const Tensor& likelihood, const Tensor& penalty, const Tensor& par
           Arena arena(nullptr, shared, nullptr);
           const CutTree<T> tree(arena, task.leaves, task.nodes);
           arena.take<bool>(tree.inner);
-          size_t most = typename CutTree<T>::Scratch(arena, tree.inner, task.nodes).global_bytes;
+          Arena scratch = arena, search = arena, last = arena;
+          typename CutTree<T>::Scratch(scratch, tree.inner, task.nodes);
           if (options.greedy)
-            most = std::max(most, typename GreedyCounter<T>::Memory(arena, tree.inner).global_bytes);
+            typename GreedyCounter<T>::Memory(search, tree.inner);
           else if (options.max_tokens > 0)
-            most = std::max(most, typename OptimalCounter<T>::Memory(arena, tree.inner).global_bytes);
-          CutMemory(arena, tree.leaves, tree.inner);
-          return std::max(most, arena.global_bytes());
+            typename OptimalCounter<T>::Memory(search, tree.inner);
+          CutMemory(last, tree.leaves, tree.inner);
+          return std::max({scratch.global_bytes(), search.global_bytes(), last.global_bytes()});
         };
         const size_t shared = std::min(launch.most_shared(), bytes(0));
         const Tensor workspace = empty({batch * int64_t(bytes(shared))}, ScalarType::Byte, likelihood);
@@ -175,8 +175,7 @@ __global__ void __launch_bounds__(kMostThreads)
     const CutBackwardTask<T> task = first.of_image(b);
     Arena arena(shared_memory<unsigned char>(), shared_bytes, workspace + b * bytes_per_image);
     const CutTree<T> tree(arena, task.leaves, task.nodes);
-    tree.build(task.likelihood, task.penalty, task.parent, task.round,
-               typename CutTree<T>::Scratch(arena, tree.inner, task.nodes));
+    tree.build(task.likelihood, task.penalty, task.parent, task.round, arena);
     __syncthreads();
     const auto [costs, kept, reach, passed, gap] = CutBackwardMemory(arena, tree.inner);
     const double strength = *task.strength;
@@ -233,9 +232,10 @@ std::tuple<Tensor, Tensor> tree_cut_backward(const Tensor& grad_probability, con
         const auto bytes = [&](size_t shared) {
           Arena arena(nullptr, shared, nullptr);
           const CutTree<T> tree(arena, task.leaves, task.nodes);
-          const size_t scratch = typename CutTree<T>::Scratch(arena, tree.inner, task.nodes).global_bytes;
+          Arena scratch = arena;
+          typename CutTree<T>::Scratch(scratch, tree.inner, task.nodes);
           CutBackwardMemory(arena, tree.inner);
-          return std::max(scratch, arena.global_bytes());
+          return std::max(scratch.global_bytes(), arena.global_bytes());
         };
         const size_t shared = std::min(launch.most_shared(), bytes(0));
         const Tensor workspace = empty({batch * int64_t(bytes(shared))}, ScalarType::Byte, likelihood);
