@@ -105,7 +105,7 @@ class OptimalCounter {
         }
       });
       below_at = at;
-      __syncthreads();
+      levels.sync(k, k + 1, lanes_.size());
     }
     return lanes_.holding(totals, max_tokens);
   }
@@ -176,7 +176,7 @@ class GreedyCounter {
         if (lanes_.own() == 0) kept_[q] = !split;
         if (k + 1 == levels.levels()) atomicAdd(&totals[lanes_.own()], count);
       });
-      __syncthreads();
+      levels.sync(k, k + 1, lanes_.size());
     }
     return lanes_.holding(totals, max_tokens);
   }

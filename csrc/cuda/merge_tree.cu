@@ -16,7 +16,7 @@ dim3 threads_for(int64_t leaves) { return unsigned(std::clamp<int64_t>(power_of_
 // once, 24 (2 C + 9) bytes per leaf in float32; a round's edges are read three times, from the L2 cache, and what is
 // read at random is in shared memory as far as there is room.
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 1)
     merge_tree_kernel(MergeTask<T> first, int64_t batch, size_t shared_bytes, unsigned char* workspace,
                       size_t bytes_per_image) {
   for (int64_t b = blockIdx.x; b < batch; b += gridDim.x) {
@@ -67,7 +67,7 @@ struct BackwardMemory {
 // its gradients what the parent passes on; a node that has not exactly two children passes nothing on. Reads the means
 // twice, everything else about once: 8 (4 C + 4) bytes per leaf in float32.
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 1)
     merge_tree_backward_kernel(MergeBackwardTask<T> first, int64_t batch, size_t shared_bytes, unsigned char* workspace,
                                size_t bytes_per_image) {
   const int64_t leaves = first.leaves, channels = first.channels, inner = first.nodes - leaves;
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kMostThreads)
         const int64_t i = memory.levels.node[begin + j / channels], c = j % channels;
         total(leaves + i, c, memory.total_mean[i * channels + c], memory.total_m2[i * channels + c]);
       });
-      __syncthreads();
+      memory.levels.sync(k, k - 1, channels);
     }
     each(leaves * channels, [&](int64_t j) {
       total(j / channels, j % channels, task.leaf_grad_mean[j], task.leaf_grad_m2[j]);

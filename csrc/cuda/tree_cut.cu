@@ -77,7 +77,7 @@ __device__ void number_segments(const CutTask<T>& task, const CutTree<T>& tree, 
 // halvings in the search of a budget, one for the costs, and one down, for probabilities and owners. The tree is in
 // shared memory as far as there is room; reads and writes everything once, 52 bytes per leaf in float32.
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 1)
     tree_cut_kernel(CutTask<T> first, CutOptions options, int64_t batch, size_t shared_bytes, unsigned char* workspace,
                     size_t bytes_per_image) {
   for (int64_t b = blockIdx.x; b < batch; b += gridDim.x) {
@@ -168,7 +168,7 @@ struct CutBackwardMemory {
 // One block per image: up the tree for the costs and for the derivatives to `reach`, and down for `reach` and for the
 // derivatives to best(v), which go by its argmin. Reads and writes everything once, 56 bytes per leaf in float32.
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 1)
     tree_cut_backward_kernel(CutBackwardTask<T> first, double temperature, int64_t batch, size_t shared_bytes,
                              unsigned char* workspace, size_t bytes_per_image) {
   for (int64_t b = blockIdx.x; b < batch; b += gridDim.x) {

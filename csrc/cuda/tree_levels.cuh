@@ -88,21 +88,31 @@ struct TreeLevels {
   // body(position) for the nodes of one level after the other, children before parents.
   template <typename Body>
   __device__ __forceinline__ void upwards(const Body& body) const {
-    for (int32_t k = 0; k < levels(); ++k) of_level(k, body);
+    for (int32_t k = 0; k < levels(); ++k) of_level(k, k + 1, body);
   }
 
   // Parents before children.
   template <typename Body>
   __device__ __forceinline__ void downwards(const Body& body) const {
-    for (int32_t k = levels() - 1; k >= 0; --k) of_level(k, body);
+    for (int32_t k = levels() - 1; k >= 0; --k) of_level(k, k - 1, body);
+  }
+
+  // Between the levels k and `next`, if there is one, where so many threads take a node: the first of the block. Deep
+  // trees have long runs of narrow levels, which are the first warp's alone.
+  __device__ __forceinline__ void sync(int32_t k, int32_t next, int64_t threads_per_node) const {
+    const auto narrow = [&](int32_t k) { return (begin[k + 1] - begin[k]) * threads_per_node <= 32; };
+    if (next >= 0 && next < levels() && narrow(k) && narrow(next))
+      __syncwarp();
+    else
+      __syncthreads();
   }
 
  private:
   template <typename Body>
-  __device__ __forceinline__ void of_level(int32_t k, const Body& body) const {
+  __device__ __forceinline__ void of_level(int32_t k, int32_t next, const Body& body) const {
     const int32_t first = begin[k];
     each(begin[k + 1] - first, [&](int64_t i) { body(first + int32_t(i)); });
-    __syncthreads();
+    sync(k, next, 1);
   }
 };
 
