@@ -15,16 +15,16 @@ pytestmark = pytest.mark.skipif(not KERNELS, reason="no GPU, and the emulation w
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("name_of_backend", "name"), KERNELS)
-def test_equals_the_reference(name_of_backend, name, dtype):
-    check_against_reference(name_of_backend, name, dtype)
+@pytest.mark.parametrize(("cuda", "name"), KERNELS)
+def test_equals_the_reference(cuda, name, dtype):
+    check_against_reference(cuda, name, dtype)
 
 
-@pytest.mark.parametrize(("name_of_backend", "name"), KERNELS)
-def test_the_order_of_threads_and_blocks_changes_no_bit(name_of_backend, name):
+@pytest.mark.parametrize(("cuda", "name"), KERNELS)
+def test_the_order_of_threads_and_blocks_changes_no_bit(cuda, name):
     """Each launch of the emulation takes another order, so a barrier that is missing, or a race, shows."""
     arguments = SAMPLES[name](torch.float32)[0]
-    with backends.use(name_of_backend):
+    with backends.use(cuda):
         first, *others = (call(name, arguments) for _ in range(7))
     for other in others:
         for a, b in zip(first, other, strict=True):
@@ -46,13 +46,13 @@ FAR = {
 }
 
 
-@pytest.mark.parametrize("name_of_backend", [*backends.NATIVE, *backends.CUDA_OPERATORS])
+@pytest.mark.parametrize("cuda", [*backends.NATIVE, *backends.CUDA_OPERATORS])
 @pytest.mark.parametrize("name", FAR)
-def test_pixels_that_lie_more_than_2_to_the_31_elements_apart(name_of_backend, name):
+def test_pixels_that_lie_more_than_2_to_the_31_elements_apart(cuda, name):
     """Memory that is never touched is never there: 4 GB of addresses, and a few pages."""
     image = torch.rand(1, 3, 2, 2, dtype=torch.float16)
     far = torch.from_numpy(np.zeros(2**31 + 16, np.float16)).as_strided(image.shape, (0, 1, 3, 2**31))
     far.copy_(image)
-    with backends.use(name_of_backend):
+    with backends.use(cuda):
         for found, expected in zip(flat(FAR[name](far)), flat(FAR[name](image)), strict=True):
             assert_close(found, expected, torch.float16)

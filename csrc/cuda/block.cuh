@@ -40,19 +40,4 @@ __device__ void sort_block(Key* keys, int64_t size) {
   __syncthreads();
 }
 
-// The number of threads before this one that say yes. Adds the number of all that do to `total`. scratch [32].
-__device__ __forceinline__ int32_t count_before(bool yes, int32_t* scratch, int32_t& total) {
-  const unsigned set = __ballot_sync(kAllLanes, yes);
-  if (lane() == 0) scratch[threadIdx.x / 32] = __popc(set);
-  __syncthreads();
-  int32_t before = __popc(set & lanes_below()), all = 0;
-  for (unsigned w = 0; w < blockDim.x / 32; ++w) {
-    if (w == threadIdx.x / 32) before += all;
-    all += scratch[w];
-  }
-  total += all;
-  __syncthreads();
-  return before;
-}
-
 }  // namespace dhvt

@@ -62,7 +62,7 @@ struct TileTable {
     if (set == 0) return;
     int32_t at = 0;
     if (lane() == 0) at = atomicAdd(count, int32_t(__popc(set)));
-    at = __shfl_sync(kAllLanes, at, 0) + __popc(set & ((1u << lane()) - 1));
+    at = __shfl_sync(kAllLanes, at, 0) + __popc(set & lanes_below());
     if (!take) return;
     list.key[at] = key;
     list.length[at] = length;
@@ -196,7 +196,7 @@ __device__ __forceinline__ void sort_digit(const Contacts& from, const Contacts&
     const int digit = i < end ? int(key >> shift) & (kDigits - 1) : kDigits;
     const unsigned same = __match_any_sync(kAllLanes, digit);
     int32_t at = 0;
-    if (i < end) at = own[digit] + __popc(same & ((1u << lane()) - 1));
+    if (i < end) at = own[digit] + __popc(same & lanes_below());
     __syncwarp();
     if (i < end) {
       to.key[at] = key;

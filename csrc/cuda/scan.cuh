@@ -9,20 +9,12 @@ namespace dhvt {
 // memory, free to be written. All threads of a block of whole warps, 1024 at most, take part.
 __device__ __forceinline__ int32_t block_prefix(int32_t v, int32_t* scratch, int32_t& total) {
   const int warp = int(threadIdx.x / 32), warps = int(blockDim.x / 32);
-  int32_t sum = v;
-  for (int delta = 1; delta < 32; delta *= 2) {
-    const int32_t before = __shfl_up_sync(kAllLanes, sum, delta);
-    if (lane() >= delta) sum += before;
-  }
+  const int32_t sum = warp_scan(v);
   if (lane() == 31) scratch[warp] = sum;
   __syncthreads();
   if (warp == 0) {
     const int32_t of_warp = lane() < warps ? scratch[lane()] : 0;
-    int32_t upto = of_warp;
-    for (int delta = 1; delta < 32; delta *= 2) {
-      const int32_t before = __shfl_up_sync(kAllLanes, upto, delta);
-      if (lane() >= delta) upto += before;
-    }
+    const int32_t upto = warp_scan(of_warp);
     scratch[lane()] = upto - of_warp;
     if (lane() == 31) scratch[32] = upto;
   }

@@ -196,7 +196,7 @@ __device__ __attribute__((noinline)) void find_records(const ImageLabels labels,
         label[i] = -1;
       }
     if (lowest != kNone) {
-      const int at = warp * kWarpRecords + count + __popc(active & ((1u << lane()) - 1));
+      const int at = warp * kWarpRecords + count + __popc(active & lanes_below());
       out.label[at] = int32_t(lowest);
       out.records[at].bits = pixels | threadIdx.x << 16 | uint32_t(borders.count(pixels)) << 23;
     }

@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads)
           before += w < warp ? counts[w] : 0;
           total += counts[w];
         }
-        if (wanted) listed[before + __popc(votes & ((1u << lane()) - 1))] = int32_t(threadIdx.x);
+        if (wanted) listed[before + __popc(votes & lanes_below())] = int32_t(threadIdx.x);
         __syncthreads();
         for (int i = 0; inside && i < total; ++i) {
           const int64_t task = b * num_segments + first + listed[i];

@@ -1,6 +1,7 @@
 // The cut of least cost through a tree, its budget, and the probabilities of the relaxed cut with their gradients.
 #include "cuda/cut_search.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/scan.cuh"
 #include "tree_cut_host.h"
 
 namespace dhvt {
@@ -20,14 +21,14 @@ struct CutMemory {
   int32_t* owner;   // [L + I] position of the inner node of the cut that is above a node or is it; -1 for none
   int32_t* lowest;  // [I] the lowest leaf below a node of the cut
   int32_t* number;  // [I] its segment
-  int32_t* counts;  // [32]
+  int32_t* counts;  // [33]
 
   DHVT_HD CutMemory(Arena& arena, int64_t leaves, int64_t inner)
       : costs(arena, inner),
         owner(arena.take<int32_t>(leaves + inner)),
         lowest(arena.take<int32_t>(inner)),
         number(arena.take<int32_t>(inner)),
-        counts(arena.take<int32_t>(32)) {}
+        counts(arena.take<int32_t>(33)) {}
 };
 
 // Which nodes the cut does not split, and its strength.
@@ -60,7 +61,9 @@ __device__ void number_segments(const CutTask<T>& task, const CutTree<T>& tree, 
     const bool used = i < leaves && tree.parent[i] != -2;
     const int32_t owner = used ? memory.owner[i] : -1;
     const bool leads = used && (owner < 0 || memory.lowest[owner] == i);
-    const int32_t first = total, id = first + count_before(leads, memory.counts, total);
+    int32_t more;
+    const int32_t id = total + block_prefix(leads, memory.counts, more);
+    total += more;
     if (leads) task.node[id] = owner < 0 ? i : leaves + tree.levels.node[owner];
     if (leads && owner >= 0) memory.number[owner] = id;
     if (i < leaves && owner < 0) task.segment[i] = leads ? id : -1;

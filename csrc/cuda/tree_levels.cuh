@@ -70,7 +70,7 @@ struct TreeLevels {
       int32_t sum = 0;
       for (int32_t k = lane(); k < round_up(levels() + 1, 32); k += 32) {
         const int32_t distance = levels() - 1 - k, here = distance >= 0 ? place[distance] : 0;
-        const int32_t first = sum + warp_sum_below(here);
+        const int32_t first = sum + warp_scan(here) - here;
         if (k <= levels()) begin[k] = first;
         if (distance >= 0) place[distance] = first;
         sum = __shfl_sync(kAllLanes, first + here, 31);

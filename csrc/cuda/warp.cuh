@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "macros.h"
+
 namespace dhvt {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -30,6 +32,17 @@ __device__ __forceinline__ int warp_scan(int v) {
   return v;
 }
 
-__device__ __forceinline__ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+__device__ __forceinline__ unsigned lanes_below() { return (1u << lane()) - 1; }
+
+// A place for each lane that wants one, the next ones of a counter.
+__device__ __forceinline__ int32_t append(int32_t* counter, bool wants) {
+  const unsigned set = __ballot_sync(kAllLanes, wants);
+  if (set == 0) return 0;
+  int32_t first = 0;
+  if (leads(set)) first = atomicAdd(counter, int32_t(__popc(set)));
+  return __shfl_sync(kAllLanes, first, __ffs(int(set)) - 1) + __popc(set & lanes_below());
+}
+
+DHVT_HD int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 }  // namespace dhvt

@@ -1,0 +1,56 @@
+"""Trees in CUDA: what is of their tables, and not of the operators."""
+
+import backends
+import pytest
+import torch
+from samples_tree import pixel_graph, random_forest
+
+from dhvt_kernels._schema import ops
+
+pytestmark = pytest.mark.parametrize("cuda", backends.CUDA_OPERATORS)
+
+
+def check_against_native(cuda, name, *arguments):
+    """Bitwise equal to the CPU kernel; returns the outputs."""
+    with backends.use(cuda):
+        actual = getattr(ops, name)(*arguments)
+    with backends.use("native"):
+        expected = getattr(ops, name)(*arguments)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)
+    return expected
+
+
+def test_trees_beyond_shared_memory(cuda):
+    """Tables of this size lie in the workspace, those of later rounds in shared memory."""
+    graph = pixel_graph(torch.rand(1, 2, 44, 48))
+    graph[1][0, :20] = 0.5  # some distances are equal
+    parent, rounds, count, mean, m2, *_ = check_against_native(cuda, "merge_tree", *graph, "ward_length", 0.0, 0)
+    check_against_native(cuda, "merge_tree_backward", torch.randn_like(mean), torch.randn_like(m2), parent, count, mean)
+    tree = m2.sum(2), torch.ones_like(m2[..., 0]), parent, rounds
+    for select, max_tokens in (("optimal", 500), ("greedy", 30)):
+        cut = check_against_native(cuda, "tree_cut", *tree, select, 0.0, max_tokens, 2, 0.0, 1.0)
+        assert (cut[2] <= max_tokens).all()
+    check_against_native(cuda, "tree_cut_backward", torch.randn_like(tree[0]), *tree, cut[3], 1.0)
+
+
+@pytest.mark.parametrize("leaves", [40, 400, 900, 1300, 1700])
+def test_searches_of_trees_with_wide_levels(cuda, leaves):
+    """All inner nodes but one lie side by side: from 32 strengths at a time down to what fits the workspace."""
+    nodes = 2 * leaves - 1
+    parent = torch.full((1, nodes), nodes - 1, dtype=torch.int32)
+    parent[0, :leaves] = torch.arange(leaves, nodes + 1).clamp(max=nodes - 1)
+    parent[0, -1] = -1
+    likelihood = torch.rand(1, nodes, dtype=torch.float64)
+    likelihood[0, leaves:] += 0.7
+    tree = likelihood, torch.rand(1, nodes, dtype=torch.float64), parent, (parent != nodes - 1).int()
+    for strength, max_tokens in ((0.0, 1), (0.5, leaves - 2)):
+        check_against_native(cuda, "tree_cut", *tree, "optimal", strength, max_tokens, 1, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["tree_cut", "merge_tree"])
+def test_blocks_take_their_own_images(cuda, name):
+    if name == "tree_cut":
+        check_against_native(cuda, name, *random_forest(37, 9, torch.float32), "optimal", 0.1, 3, 1, 0.0, 1.0)
+    else:
+        check_against_native(cuda, name, *pixel_graph(torch.rand(37, 3, 2, 5)), "ward", 0.0, 0)
