@@ -7,16 +7,12 @@
 namespace dhvt {
 namespace {
 
-constexpr int kMostThreads = 1024;
-
-dim3 threads_for(int64_t leaves) { return unsigned(std::clamp<int64_t>(power_of_two(leaves), 64, kMostThreads)); }
-
 // One block per image. Barriers separate the steps of a round, which are parallel over edges, vertices, or chains of
 // merges; there are 5 to 8 rounds, and each halves the graph at least. Leaves and nodes are read and written about
-// once, 24 (2 C + 9) bytes per leaf in float32; a round's edges are read three times, from the L2 cache, and what is
+// once, 40 C + 180 bytes per leaf in float32; a round's edges are read three times, from the L2 cache, and what is
 // read at random is in shared memory as far as there is room.
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads, 1)
+__global__ void __launch_bounds__(kMostTreeThreads, 1)
     merge_tree_kernel(MergeTask<T> first, int64_t batch, size_t shared_bytes, unsigned char* workspace,
                       size_t bytes_per_image) {
   for (int64_t b = blockIdx.x; b < batch; b += gridDim.x) {
@@ -40,7 +36,7 @@ MergedTree merge_tree(const Tensor& count, const Tensor& mean, const Tensor& m2,
         const size_t shared = std::min(launch.most_shared(), sizeof(MergeCounters) + tables);
         const size_t bytes = arena.global_bytes() + (shared < sizeof(MergeCounters) + tables ? tables : 0);
         const Tensor workspace = empty({batch * int64_t(bytes)}, ScalarType::Byte, count);
-        launch(merge_tree_kernel<T>, blocks_for(task.leaves > 0 ? batch : 0), threads_for(task.leaves), shared, task,
+        launch(merge_tree_kernel<T>, blocks_for(task.leaves > 0 ? batch : 0), tree_threads(task.leaves), shared, task,
                batch, shared, mutable_data<unsigned char>(workspace), bytes);
       });
 }
@@ -65,9 +61,9 @@ struct BackwardMemory {
 
 // One block per image, one level of the tree after the other from the roots down: a thread per node and channel adds to
 // its gradients what the parent passes on; a node that has not exactly two children passes nothing on. Reads the means
-// twice, everything else about once: 8 (4 C + 4) bytes per leaf in float32.
+// twice, everything else about once: 56 C + 16 bytes per leaf in float32.
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads, 1)
+__global__ void __launch_bounds__(kMostTreeThreads, 1)
     merge_tree_backward_kernel(MergeBackwardTask<T> first, int64_t batch, size_t shared_bytes, unsigned char* workspace,
                                size_t bytes_per_image) {
   const int64_t leaves = first.leaves, channels = first.channels, inner = first.nodes - leaves;
@@ -133,8 +129,8 @@ std::tuple<Tensor, Tensor> merge_tree_backward(const Tensor& grad_mean, const Te
         };
         const size_t shared = std::min(launch.most_shared(), bytes(0));
         const Tensor workspace = empty({batch * int64_t(bytes(shared))}, ScalarType::Byte, node_mean);
-        launch(merge_tree_backward_kernel<T>, blocks_for(task.leaves > 0 ? batch : 0), threads_for(task.leaves), shared,
-               task, batch, shared, mutable_data<unsigned char>(workspace), bytes(shared));
+        launch(merge_tree_backward_kernel<T>, blocks_for(task.leaves > 0 ? batch : 0), tree_threads(task.leaves),
+               shared, task, batch, shared, mutable_data<unsigned char>(workspace), bytes(shared));
       });
 }
 

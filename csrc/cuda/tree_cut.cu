@@ -7,14 +7,6 @@
 namespace dhvt {
 namespace {
 
-constexpr int kMostThreads = 1024;
-
-dim3 threads_for(int64_t leaves) {
-  unsigned threads = 64;
-  while (threads < leaves && threads < kMostThreads) threads *= 2;
-  return threads;
-}
-
 // What is needed after the search, in the place of what that needs.
 struct CutMemory {
   CutCosts costs;
@@ -78,9 +70,9 @@ __device__ void number_segments(const CutTask<T>& task, const CutTree<T>& tree, 
 
 // One block per image. Every step up or down the tree takes a barrier per level, some 30 of them: one step up per five
 // halvings in the search of a budget, one for the costs, and one down, for probabilities and owners. The tree is in
-// shared memory as far as there is room; reads and writes everything once, 52 bytes per leaf in float32.
+// shared memory as far as there is room; reads and writes everything once, 48 bytes per leaf in float32.
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads, 1)
+__global__ void __launch_bounds__(kMostTreeThreads, 1)
     tree_cut_kernel(CutTask<T> first, CutOptions options, int64_t batch, size_t shared_bytes, unsigned char* workspace,
                     size_t bytes_per_image) {
   for (int64_t b = blockIdx.x; b < batch; b += gridDim.x) {
@@ -148,7 +140,7 @@ Cuts tree_cut(const Tensor& likelihood, const Tensor& penalty, const Tensor& par
         };
         const size_t shared = std::min(launch.most_shared(), bytes(0));
         const Tensor workspace = empty({batch * int64_t(bytes(shared))}, ScalarType::Byte, likelihood);
-        launch(tree_cut_kernel<T>, blocks_for(batch), threads_for(task.leaves), shared, task, options, batch, shared,
+        launch(tree_cut_kernel<T>, blocks_for(batch), tree_threads(task.leaves), shared, task, options, batch, shared,
                mutable_data<unsigned char>(workspace), bytes(shared));
       });
 }
@@ -171,7 +163,7 @@ struct CutBackwardMemory {
 // One block per image: up the tree for the costs and for the derivatives to `reach`, and down for `reach` and for the
 // derivatives to best(v), which go by its argmin. Reads and writes everything once, 56 bytes per leaf in float32.
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads, 1)
+__global__ void __launch_bounds__(kMostTreeThreads, 1)
     tree_cut_backward_kernel(CutBackwardTask<T> first, double temperature, int64_t batch, size_t shared_bytes,
                              unsigned char* workspace, size_t bytes_per_image) {
   for (int64_t b = blockIdx.x; b < batch; b += gridDim.x) {
@@ -242,7 +234,7 @@ std::tuple<Tensor, Tensor> tree_cut_backward(const Tensor& grad_probability, con
         };
         const size_t shared = std::min(launch.most_shared(), bytes(0));
         const Tensor workspace = empty({batch * int64_t(bytes(shared))}, ScalarType::Byte, likelihood);
-        launch(tree_cut_backward_kernel<T>, blocks_for(task.leaves > 0 ? batch : 0), threads_for(task.leaves), shared,
+        launch(tree_cut_backward_kernel<T>, blocks_for(task.leaves > 0 ? batch : 0), tree_threads(task.leaves), shared,
                task, selection_temperature, batch, shared, mutable_data<unsigned char>(workspace), bytes(shared));
       });
 }

@@ -6,6 +6,14 @@
 
 namespace dhvt {
 
+// The block that has a tree: as many threads as leaves, about.
+constexpr int kMostTreeThreads = 1024;
+inline dim3 tree_threads(int64_t leaves) {
+  unsigned threads = 64;
+  while (threads < leaves && threads < kMostTreeThreads) threads *= 2;
+  return threads;
+}
+
 // The inner nodes of a forest by their distance from the root, the deepest level first: the parents of a level's nodes
 // are in the next one, so between two levels there is a barrier and nothing else.
 struct TreeLevels {
