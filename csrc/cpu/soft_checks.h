@@ -1,11 +1,11 @@
-// What the soft operators check and read of their arguments.
+// What the soft operators on the CPU share.
 #pragma once
 
 #include <algorithm>
 
-#include "common.h"
 #include "cpu/soft_memory.h"
 #include "cpu/soft_rows.h"
+#include "soft_host.h"
 
 namespace dhvt {
 
@@ -15,28 +15,20 @@ void parallel_chunks(int64_t n, const Body& body) {
   torch::stable::parallel_for(0, n, 1, body);
 }
 
+// out [2] = the sum of pairs.
+template <typename acc>
+void add_pairs(const acc* pairs, int64_t count, const Tensor& out) {
+  acc sum[2] = {};
+  for (int64_t i = 0; i < count * 2; ++i) sum[i % 2] += pairs[i];
+  std::copy_n(sum, 2, mutable_data<acc>(out));
+}
+
 template <typename acc>
 Metric<acc> read_metric(const std::optional<Tensor>& coefficients, double compactness, double temperature,
                         int64_t cell) {
   if (!coefficients.has_value()) return {acc(compactness), acc(temperature), cell};
   const Tensor values = dense(*coefficients);
   return {data<acc>(values)[0], data<acc>(values)[1], cell};
-}
-
-// Sizes and dtypes of what describes an assignment; returns the number of cells.
-inline int64_t check_clusters(const Tensor& features, const Tensor& centers, const Tensor& positions,
-                              const std::optional<Tensor>& mass, const std::optional<Tensor>& mask,
-                              const std::optional<Tensor>& coefficients, int64_t cell) {
-  STD_TORCH_CHECK(features.dim() == 4 && cell > 0, "expected features [B,C,H,W] and a positive cell");
-  const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
-  const int64_t cells = CellGrid(height, width, cell).cells();
-  const ScalarType type = acc_type(features.scalar_type());
-  check(centers, "centers [B,L,C]", type, {batch, cells, features.size(1)});
-  check(positions, "positions [B,L,2]", type, {batch, cells, 2});
-  check(mass, "mass [B,L]", type, {batch, cells});
-  check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
-  check(coefficients, "coefficients [2]", type, {2});
-  return cells;
 }
 
 }  // namespace dhvt

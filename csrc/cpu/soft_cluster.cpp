@@ -42,39 +42,29 @@ struct CellMajorImage {
 std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster(const Tensor& features, const std::optional<Tensor>& mask,
                                                         const std::optional<Tensor>& coefficients, int64_t cell,
                                                         double compactness, double temperature, int64_t iterations) {
-  STD_TORCH_CHECK(features.dim() == 4 && cell > 0 && iterations >= 0, "soft_cluster: expected features [B,C,H,W]");
-  const int64_t batch = features.size(0), channels = features.size(1), height = features.size(2),
-                width = features.size(3);
-  const ScalarType type = acc_type(features.scalar_type());
-  check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
-  check(coefficients, "coefficients [2]", type, {2});
-  const CellGrid grid(height, width, cell);
-  const int64_t cells = grid.cells();
-  Tensor centers = empty({iterations + 1, batch, cells, channels}, type, features);
-  Tensor positions = empty({iterations + 1, batch, cells, 2}, type, features);
-  Tensor mass = empty({iterations + 1, batch, cells}, type, features);
-  Tensor labels = empty({batch, height, width}, ScalarType::Int, features);
-  dispatch_floating(features.scalar_type(), "soft_cluster", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    using acc = acc_t<scalar_t>;
-    const auto metric = read_metric<acc>(coefficients, compactness, temperature, cell);
-    const States<acc> states{mutable_data<acc>(centers), mutable_data<acc>(positions), mutable_data<acc>(mass)};
-    const CellMajorImage<scalar_t> image(features, mask, grid);
-    const auto job = image.job(grid, metric, states);
-    image.load(job, true);
-    const int64_t sums = job.tasks() * job.row_sums();
-    const Buffer<acc> partial(iterations > 0 ? 2 * sums : 0);
-    const auto update = DHVT_AT_LEVEL(cluster_update<acc>);
-    for (int64_t i = 0; i < iterations; ++i)
-      parallel_chunks(job.tasks(), [&](int64_t begin, int64_t end) {
-        update(job, i, partial + (i + 1) % 2 * sums, partial + i % 2 * sums, begin, end);
+  return soft_cluster_checked(
+      features, mask, coefficients, cell, iterations,
+      [&](auto tag, const Tensor& centers, const Tensor& positions, const Tensor& mass, const Tensor& labels) {
+        using scalar_t = typename decltype(tag)::type;
+        using acc = acc_t<scalar_t>;
+        const CellGrid grid(features.size(2), features.size(3), cell);
+        const auto metric = read_metric<acc>(coefficients, compactness, temperature, cell);
+        const States<acc> states{mutable_data<acc>(centers), mutable_data<acc>(positions), mutable_data<acc>(mass)};
+        const CellMajorImage<scalar_t> image(features, mask, grid);
+        const auto job = image.job(grid, metric, states);
+        image.load(job, true);
+        const int64_t sums = job.tasks() * job.row_sums();
+        const Buffer<acc> partial(iterations > 0 ? 2 * sums : 0);
+        const auto update = DHVT_AT_LEVEL(cluster_update<acc>);
+        for (int64_t i = 0; i < iterations; ++i)
+          parallel_chunks(job.tasks(), [&](int64_t begin, int64_t end) {
+            update(job, i, partial + (i + 1) % 2 * sums, partial + i % 2 * sums, begin, end);
+          });
+        const auto label = DHVT_AT_LEVEL(cluster_label<acc>);
+        parallel_chunks(job.tasks(), [&](int64_t begin, int64_t end) {
+          label(job, iterations, partial + (iterations + 1) % 2 * sums, mutable_data<int32_t>(labels), begin, end);
+        });
       });
-    const auto label = DHVT_AT_LEVEL(cluster_label<acc>);
-    parallel_chunks(job.tasks(), [&](int64_t begin, int64_t end) {
-      label(job, iterations, partial + (iterations + 1) % 2 * sums, mutable_data<int32_t>(labels), begin, end);
-    });
-  });
-  return {centers, positions, mass, labels};
 }
 
 // Walks the iterations backwards; each recomputes its assignment from the saved states.
@@ -84,61 +74,47 @@ std::tuple<Tensor, Tensor> soft_cluster_backward(const Tensor& grad_centers, con
                                                  const std::optional<Tensor>& coefficients, const Tensor& centers,
                                                  const Tensor& positions, const Tensor& mass, int64_t cell,
                                                  double compactness, double temperature, bool last_only) {
-  STD_TORCH_CHECK(features.dim() == 4 && cell > 0, "soft_cluster_backward: expected features [B,C,H,W]");
-  const int64_t batch = features.size(0), channels = features.size(1), height = features.size(2),
-                width = features.size(3);
-  const CellGrid grid(height, width, cell);
-  const int64_t cells = grid.cells(), saved = centers.size(0), iterations = saved - 1;
-  const ScalarType type = acc_type(features.scalar_type());
-  check(grad_centers, "grad_centers [B,L,C]", type, {batch, cells, channels});
-  check(grad_positions, "grad_positions [B,L,2]", type, {batch, cells, 2});
-  check(grad_mass, "grad_mass [B,L]", type, {batch, cells});
-  check(centers, "centers [I+1,B,L,C]", type, {saved, batch, cells, channels});
-  check(positions, "positions [I+1,B,L,2]", type, {saved, batch, cells, 2});
-  check(mass, "mass [I+1,B,L]", type, {saved, batch, cells});
-  check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
-  check(coefficients, "coefficients [2]", type, {2});
-  Tensor grad_features = empty_image_like(features, features.scalar_type());
-  Tensor grad_coefficients = zeros({2}, type, features);
-  dispatch_floating(features.scalar_type(), "soft_cluster_backward", [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    using acc = acc_t<scalar_t>;
-    const auto metric = read_metric<acc>(coefficients, compactness, temperature, cell);
-    const Tensor centers_ = dense(centers), positions_ = dense(positions), mass_ = dense(mass);
-    const Tensor grad_centers_ = dense(grad_centers), grad_positions_ = dense(grad_positions),
-                 grad_mass_ = dense(grad_mass);
-    const States<acc> states{const_cast<acc*>(data<acc>(centers_)), const_cast<acc*>(data<acc>(positions_)),
-                             const_cast<acc*>(data<acc>(mass_))};
-    const CellMajorImage<scalar_t> image(features, mask, grid);
-    const auto job = image.job(grid, metric, states);
-    image.load(job, false);
-    // Summed over the iterations in the accumulation type and in cell-major order, in the output itself if it can.
-    const bool in_place = std::is_same_v<scalar_t, acc> && grad_features.is_contiguous();
-    const Buffer<acc> sums(in_place ? 0 : features.numel());
-    const int64_t record = job.record(), states_size = batch * cells * record;
-    const int64_t partial_size = job.tasks() * job.row_sums();
-    const Buffer<acc> of_state(2 * states_size), partial(iterations > 0 ? 2 * partial_size : 0);
-    const Buffer<acc> coefficient(job.tasks() * 2);
-    std::fill_n(+coefficient, job.tasks() * 2, acc(0));
-    const ClusterGradient<acc> gradient{data<acc>(grad_centers_),
-                                        data<acc>(grad_positions_),
-                                        data<acc>(grad_mass_),
-                                        {of_state, of_state + states_size},
-                                        {partial, partial + partial_size},
-                                        in_place ? mutable_data<acc>(grad_features) : sums,
-                                        coefficient};
-    const int64_t first = last_only ? std::max<int64_t>(iterations - 1, 0) : 0;
-    const auto update = DHVT_AT_LEVEL(cluster_update_backward<acc>);
-    for (int64_t i = iterations - 1; i >= first; --i)
-      parallel_chunks(job.tasks(),
-                      [&](int64_t begin, int64_t end) { update(job, iterations, i, gradient, begin, end); });
-    const auto finish = DHVT_AT_LEVEL(cluster_load_backward<scalar_t>);
-    const auto out = mutable_image_view<scalar_t>(grad_features);
-    parallel_chunks(job.tasks(),
-                    [&](int64_t begin, int64_t end) { finish(job, iterations, last_only, gradient, out, begin, end); });
-    for (int64_t i = 0; i < job.tasks() * 2; ++i) mutable_data<acc>(grad_coefficients)[i % 2] += coefficient[i];
-  });
-  return {grad_features, grad_coefficients};
+  const ClusterStates given{grad_centers, grad_positions, grad_mass, centers, positions, mass};
+  return soft_cluster_backward_checked(
+      given, features, mask, coefficients, cell,
+      [&](auto tag, const ClusterStates& in, const Tensor& grad_features, const Tensor& grad_coefficients) {
+        using scalar_t = typename decltype(tag)::type;
+        using acc = acc_t<scalar_t>;
+        const CellGrid grid(features.size(2), features.size(3), cell);
+        const int64_t batch = features.size(0), cells = grid.cells(), iterations = in.centers.size(0) - 1;
+        const auto metric = read_metric<acc>(coefficients, compactness, temperature, cell);
+        const States<acc> states{const_cast<acc*>(data<acc>(in.centers)), const_cast<acc*>(data<acc>(in.positions)),
+                                 const_cast<acc*>(data<acc>(in.mass))};
+        const CellMajorImage<scalar_t> image(features, mask, grid);
+        const auto job = image.job(grid, metric, states);
+        image.load(job, false);
+        // Summed over the iterations in the accumulation type and in cell-major order, in the output itself if it can.
+        const bool in_place = std::is_same_v<scalar_t, acc> && grad_features.is_contiguous();
+        const Buffer<acc> sums(in_place ? 0 : features.numel());
+        const int64_t record = job.record(), states_size = batch * cells * record;
+        const int64_t partial_size = job.tasks() * job.row_sums();
+        const Buffer<acc> of_state(2 * states_size), partial(iterations > 0 ? 2 * partial_size : 0);
+        const Buffer<acc> coefficient(job.tasks() * 2);
+        std::fill_n(+coefficient, job.tasks() * 2, acc(0));
+        const ClusterGradient<acc> gradient{data<acc>(in.grad_centers),
+                                            data<acc>(in.grad_positions),
+                                            data<acc>(in.grad_mass),
+                                            {of_state, of_state + states_size},
+                                            {partial, partial + partial_size},
+                                            in_place ? mutable_data<acc>(grad_features) : sums,
+                                            coefficient};
+        const int64_t first = last_only ? std::max<int64_t>(iterations - 1, 0) : 0;
+        const auto update = DHVT_AT_LEVEL(cluster_update_backward<acc>);
+        for (int64_t i = iterations - 1; i >= first; --i)
+          parallel_chunks(job.tasks(),
+                          [&](int64_t begin, int64_t end) { update(job, iterations, i, gradient, begin, end); });
+        const auto finish = DHVT_AT_LEVEL(cluster_load_backward<scalar_t>);
+        const auto out = mutable_image_view<scalar_t>(grad_features);
+        parallel_chunks(job.tasks(), [&](int64_t begin, int64_t end) {
+          finish(job, iterations, last_only, gradient, out, begin, end);
+        });
+        add_pairs<acc>(coefficient, job.tasks(), grad_coefficients);
+      });
 }
 
 }  // namespace

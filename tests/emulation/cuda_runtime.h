@@ -110,6 +110,7 @@ inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
 inline int __clz(int v) { return v ? __builtin_clz(unsigned(v)) : 32; }
+inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint32_t(uint64_t(a) * b >> 32); }
 inline unsigned __brev(unsigned v) {
   unsigned out = 0;
   for (int i = 0; i < 32; ++i) out |= (v >> i & 1) << (31 - i);
@@ -127,6 +128,10 @@ inline int __float_as_int(float v) {
 }
 template <typename T>
 T __ldg(const T* p) {
+  return *p;
+}
+template <typename T>
+T __ldcg(const T* p) {
   return *p;
 }
 // Each operation rounded, as in sources that are compiled without contraction.

@@ -1,0 +1,51 @@
+// Soft assignment at given centres, with the assignment itself as output.
+#include "cuda/soft_launch.cuh"
+
+namespace dhvt {
+namespace {
+
+// A warp per patch of a cell (soft_plan.cuh), no exchange between them. Reads b C bytes per pixel, and 9 centres per 64
+// pixels; writes 9 b + 4.
+template <typename scalar_t, int m>
+__global__ void __launch_bounds__(kSoftThreads)
+    assign_kernel(SoftJob<scalar_t> job, Clusters<acc_t<scalar_t>> clusters, ImageView<scalar_t> assignment,
+                  int32_t* __restrict__ labels /* [B,H,W] */) {
+  using acc = acc_t<scalar_t>;
+  CellWarp<scalar_t, m> warp(job, shared_memory<CellShared<acc, m>>()[threadIdx.x / 32]);
+  for_each_patch(job.plan, [&](const Place& place, int round) {
+    if (!warp.go(place, round)) return;
+    typename CellWarp<scalar_t, m>::Scores share;
+    int32_t label[kPerLane];
+    warp.assign(clusters, share, label);
+    for (int j = 0; j < kPerLane; ++j) {
+      if (!warp.exists[j]) continue;
+      labels[warp.pixel(j)] = label[j];
+      scalar_t* out = assignment.pixel(warp.b, warp.y[j], warp.x[j]);
+      for (int k = 0; k < kCandidates; ++k) out[k * assignment.channel_stride] = static_cast<scalar_t>(share[j][k]);
+    }
+    __syncwarp();
+  });
+}
+
+std::tuple<Tensor, Tensor> soft_assign(const Tensor& features, const Tensor& centers, const Tensor& positions,
+                                       const std::optional<Tensor>& mass, const std::optional<Tensor>& mask,
+                                       const std::optional<Tensor>& coefficients, int64_t cell, double compactness,
+                                       double temperature) {
+  const Launcher launch(features);
+  const SoftClusters in{features, centers, positions, mass, mask, coefficients, cell, compactness, temperature};
+  return soft_assign_checked(in, [&](auto tag, const Tensor& assignment, const Tensor& labels) {
+    using scalar_t = typename decltype(tag)::type;
+    using acc = acc_t<scalar_t>;
+    const AssignTensors<scalar_t> tensors(in);
+    dispatch_rows<acc>(tensors.job.rows(), [&](auto m) {
+      launch_tiles<CellShared<acc, m>>(launch, tensors.job.plan, assign_kernel<scalar_t, m>, tensors.job,
+                                       tensors.clusters, mutable_image_view<scalar_t>(assignment),
+                                       mutable_data<int32_t>(labels));
+    });
+  });
+}
+
+}  // namespace
+}  // namespace dhvt
+
+DHVT_CUDA_OPERATORS(m) { m.impl("soft_assign", TORCH_BOX(&dhvt::soft_assign)); }

@@ -1,0 +1,84 @@
+// Host side of the soft operators: jobs, workspaces and launches.
+#pragma once
+
+#include "cuda/soft_sums.cuh"
+#include "soft_host.h"
+
+namespace dhvt {
+
+// Rows of a chunk, in eights: body(integral_constant) with 1 where that takes all rows and in float64, whose numbers
+// need twice the memory, else 3.
+template <typename acc, typename Body>
+void dispatch_rows(int64_t rows, const Body& body) {
+  if constexpr (std::is_same_v<acc, double>) {
+    body(std::integral_constant<int, 1>{});
+  } else {
+    if (rows <= kRowLanes)
+      body(std::integral_constant<int, 1>{});
+    else
+      body(std::integral_constant<int, 3>{});
+  }
+}
+
+// Tensors that a job points to, dense.
+template <typename scalar_t, typename acc = acc_t<scalar_t>>
+struct SoftTensors {
+  std::optional<Tensor> mask, coefficients;
+  SoftJob<scalar_t> job;
+
+  SoftTensors(const Tensor& features, const std::optional<Tensor>& mask_, const std::optional<Tensor>& coefficients_,
+              int64_t cell, double compactness, double temperature)
+      : mask(dense(mask_)),
+        coefficients(dense(coefficients_)),
+        job{Plan(CellGrid(features.size(2), features.size(3), cell), features.size(0)),
+            image_view<scalar_t>(features),
+            data<bool>(mask),
+            data<acc>(coefficients),
+            acc(compactness),
+            acc(temperature)} {}
+};
+
+// The arguments of an assignment as kernels read them.
+template <typename scalar_t, typename acc = acc_t<scalar_t>>
+struct AssignTensors : SoftTensors<scalar_t> {
+  Tensor centers, positions;
+  std::optional<Tensor> mass;
+  Clusters<acc> clusters;
+
+  explicit AssignTensors(const SoftClusters& in)
+      : SoftTensors<scalar_t>(in.features, in.mask, in.coefficients, in.cell, in.compactness, in.temperature),
+        centers(dense(in.centers)),
+        positions(dense(in.positions)),
+        mass(dense(in.mass)),
+        clusters{data<acc>(centers), data<acc>(positions), data<acc>(mass)} {}
+};
+
+// Pieces of one allocation, each from a multiple of 16 bytes on: take() all of them, then allocate().
+class Workspace {
+ public:
+  // Returns where the piece begins.
+  template <typename T>
+  int64_t take(int64_t size) {
+    const int64_t begin = bytes_;
+    bytes_ += round_up(size * int64_t(sizeof(T)), 16);
+    return begin;
+  }
+  void allocate(const Tensor& like) { memory_ = empty({bytes_}, ScalarType::Byte, like); }
+  template <typename T>
+  T* at(int64_t begin) const {
+    return reinterpret_cast<T*>(mutable_data<uint8_t>(*memory_) + begin);
+  }
+
+ private:
+  int64_t bytes_ = 0;
+  std::optional<Tensor> memory_;
+};
+
+// A kernel with a block per tile and part.
+template <typename Shared, typename... Parameters, typename... Arguments>
+void launch_tiles(const Launcher& launch, const Plan& plan, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  launch(kernel, blocks_for(plan.blocks()), dim3(kSoftThreads), block_bytes<Shared>(),
+         std::forward<Arguments>(arguments)...);
+}
+
+}  // namespace dhvt
