@@ -21,7 +21,7 @@ def pytest_generate_tests(metafunc):
         cuda = [
             name
             for name, operators in backends.CUDA_OPERATORS.items()
-            if name == "cuda" or stem in map(backends.stem, operators)
+            if name == "cuda" or stem in {*operators, *map(backends.stem, operators)}
         ]
         metafunc.parametrize("backend", [*backends.NATIVE, "reference", *cuda], indirect=True)
 

@@ -5,7 +5,10 @@
 #include <dlfcn.h>
 
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <string>
+#include <tuple>
 
 namespace dhvt {
 namespace {
@@ -50,6 +53,24 @@ size_t DeviceScope::most_shared() const {
   int bytes = 0;
   check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_), "shared memory");
   return size_t(bytes);
+}
+
+int64_t DeviceScope::resident(const void* kernel, int threads, size_t shared) const {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, const void*, int, size_t>, int64_t> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto [entry, is_new] = known.try_emplace({device_, kernel, threads, shared}, 0);
+  if (!is_new) return entry->second;
+  int cooperative = 0, processors = 0, blocks = 0;
+  check(cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device_), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device_), "cudaDeviceGetAttribute");
+  allow_shared(kernel, shared);
+  // Where the device has no code for it: 0, and the launch says so.
+  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared) != cudaSuccess) {
+    cudaGetLastError();
+    blocks = 0;
+  }
+  return entry->second = cooperative ? int64_t(blocks) * processors : 0;
 }
 
 void DeviceScope::check_launch() const {

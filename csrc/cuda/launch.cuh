@@ -3,9 +3,13 @@
 #pragma once
 
 #include <cuda_runtime.h>
+#ifdef __CUDACC__
+#include <cooperative_groups.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>
+#include <tuple>
 #include <utility>
 
 #include "common.h"
@@ -71,9 +75,52 @@ class Launcher {
 #endif
   }
 
+  // The same for a kernel whose blocks wait for each other (sync_grid): no more of them than `resident`.
+  template <typename... Parameters, typename... Arguments>
+  void cooperative(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared,
+                   const Arguments&... arguments) const {
+    if (uint64_t(blocks.x) * blocks.y * blocks.z == 0) return;
+#ifdef __CUDACC__
+    device_.allow_shared(reinterpret_cast<const void*>(kernel), shared);
+    const std::tuple<Parameters...> values(arguments...);
+    void* pointers[sizeof...(Parameters)];
+    std::apply(
+        [&](const auto&... value) {
+          int i = 0;
+          ((pointers[i++] = const_cast<void*>(static_cast<const void*>(&value))), ...);
+        },
+        values);
+    cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, threads, pointers, shared,
+                                static_cast<cudaStream_t>(device_.stream()));
+    device_.check_launch();
+#else
+    emulation::launch({blocks.x, blocks.y, blocks.z}, {threads.x, threads.y, threads.z}, shared, true,
+                      [&] { kernel(arguments...); });
+#endif
+  }
+
+  // How many blocks of a kernel the device runs side by side; 0 where it does not launch cooperatively.
+  template <typename... Parameters>
+  int64_t resident(void (*kernel)(Parameters...), int threads, size_t shared) const {
+#ifdef __CUDACC__
+    return device_.resident(reinterpret_cast<const void*>(kernel), threads, shared);
+#else
+    return emulation::kResidentBlocks;
+#endif
+  }
+
  private:
   DeviceScope device_;
 };
+
+// A barrier for all blocks of a cooperative launch; what they wrote before it is there for all after it.
+__device__ __forceinline__ void sync_grid() {
+#ifdef __CUDACC__
+  cooperative_groups::this_grid().sync();
+#else
+  emulation::sync_grid();
+#endif
+}
 
 // So many blocks, or as many as is reasonable: kernels loop over what is left.
 inline dim3 blocks_for(int64_t tasks) { return dim3(unsigned(std::min(tasks, int64_t(1) << 20))); }

@@ -16,14 +16,15 @@ __global__ void __launch_bounds__(kSoftThreads)
     if (!warp.go(place, round)) return;
     typename CellWarp<scalar_t, m>::Scores share;
     int32_t label[kPerLane];
-    warp.assign(clusters, share, label);
+    warp.score(&clusters, share);
+    for (int j = 0; j < kPerLane; ++j) label[j] = warp.label(share[j], j);
+    warp.normalize(share);
     for (int j = 0; j < kPerLane; ++j) {
       if (!warp.exists[j]) continue;
       labels[warp.pixel(j)] = label[j];
       scalar_t* out = assignment.pixel(warp.b, warp.y[j], warp.x[j]);
       for (int k = 0; k < kCandidates; ++k) out[k * assignment.channel_stride] = static_cast<scalar_t>(share[j][k]);
     }
-    __syncwarp();
   });
 }
 

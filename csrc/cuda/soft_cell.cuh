@@ -60,13 +60,15 @@ struct SoftJob {
   const bool* mask;         // [B,H,W] or null
   const acc* coefficients;  // [2] or null
   acc compactness, temperature;
+  int64_t cell;  // as the metric has it
+  int channels;
 
   __device__ __forceinline__ Metric<acc> metric() const {
-    if (coefficients) return {coefficients[0], coefficients[1], plan.grid.cell};
-    return {compactness, temperature, plan.grid.cell};
+    return coefficients ? Metric<acc>(coefficients[0], coefficients[1], cell)
+                        : Metric<acc>(compactness, temperature, cell);
   }
   // Rows of the matrix: 1, features, y, x.
-  DHVT_HD int64_t rows() const { return features.channels + 3; }
+  DHVT_HD int rows() const { return channels + 3; }
 };
 
 // A warp's shared memory. m: rows of a chunk, in eights.
@@ -135,35 +137,38 @@ class CellWarp {
   const Metric<acc> metric;
   Shared& own;
 
+  int64_t b;                     // the image
+  int row, column;               // the cell
+  int y[kPerLane], x[kPerLane];  // the lane's pixels
+  bool exists[kPerLane];         // the image has it
+  bool inside[kPerLane];         // the mask, too
+  bool used[kPerLane];           // it takes part
+
   __device__ __forceinline__ CellWarp(const SoftJob<scalar_t>& job_, Shared& own_)
       : job(job_), metric(job_.metric()), own(own_) {}
 
-  int64_t b, row, column;            // the cell
-  int64_t y[kPerLane], x[kPerLane];  // the lane's pixels
-  bool inside[kPerLane];             // the image and the mask have it
-  bool exists[kPerLane];             // the image has it
-  bool used[kPerLane];               // it takes part
-
   __device__ __forceinline__ bool chunked() const { return job.rows() > kRows; }
+  __device__ __forceinline__ int chunk(int first) const {
+    return job.rows() - first < kRows ? job.rows() - first : kRows;
+  }
 
   // Goes to a patch; returns whether there is one.
   __device__ __forceinline__ bool go(const Place& place, int round) {
     const Plan& plan = job.plan;
-    const CellGrid& grid = plan.grid;
-    const int64_t patch =
-        (int64_t(round) * plan.parts + place.part) * plan.warps + int64_t(threadIdx.x / 32) % plan.warps;
+    const int64_t patch = int64_t(round * plan.parts + place.part) * plan.warps + int(threadIdx.x / 32) % plan.warps;
     b = place.b, row = place.row, column = place.column;
     if (!place.inside || patch >= plan.patches) return false;
     for (int j = 0; j < kPerLane; ++j) {
       const int64_t i = patch * kPatch + lane() + 32 * j;
-      // Exact: the divisor is off by less than 2^-32, and i and the pitch are below 2^16.
-      const int64_t down = plan.pitch == 1               ? i
-                           : (i | plan.pitch) >> 16 == 0 ? int64_t(__umulhi(uint32_t(i), plan.divisor))
-                                                         : i / plan.pitch;
-      const int64_t right = i - down * plan.pitch;
-      y[j] = row * grid.cell + down;
-      x[j] = column * grid.cell + right;
-      exists[j] = down < grid.row_height(row) && right < grid.column_width(column);
+      int down;
+      if (plan.patches <= 1024)  // exact: the divisor is off by less than 2^-32, i and the pitch are at most 2^16
+        down = plan.pitch == 1 ? int(i) : int(__umulhi(uint32_t(i), plan.divisor));
+      else
+        down = int(i / plan.pitch);
+      const int right = int(i - int64_t(down) * plan.pitch);
+      y[j] = row * plan.cell + down;
+      x[j] = column * plan.cell + right;
+      exists[j] = down < plan.size(0, row) && right < plan.size(1, column);
       inside[j] = exists[j] && (!job.mask || job.mask[pixel(j)]);
       used[j] = inside[j];
     }
@@ -171,27 +176,23 @@ class CellWarp {
   }
 
   // Of the lane's pixel j, in a [B,H,W] array.
-  __device__ __forceinline__ int64_t pixel(int j) const {
-    return (b * job.plan.grid.height + y[j]) * job.plan.grid.width + x[j];
-  }
+  __device__ __forceinline__ int64_t pixel(int j) const { return (b * job.plan.height + y[j]) * job.plan.width + x[j]; }
   // Of the cell, in a [B,L] array.
-  __device__ __forceinline__ int64_t cell() const {
-    return b * job.plan.grid.cells() + row * job.plan.grid.columns + column;
-  }
+  __device__ __forceinline__ int64_t cell() const { return candidate(kOwnCell); }
   // Of candidate k, or -1 outside the image.
   __device__ __forceinline__ int64_t candidate(int k) const {
-    const int64_t j = job.plan.grid.candidate(row, column, k);
-    return j < 0 ? j : b * job.plan.grid.cells() + j;
+    const int r = row + k / 3 - 1, c = column + k % 3 - 1;
+    const bool there = r >= 0 && r < job.plan.rows && c >= 0 && c < job.plan.columns;
+    return there ? b * job.plan.cells() + r * job.plan.columns + c : -1;
   }
+  // Of the other candidate lane() % 8, or -1 if it is none.
+  __device__ __forceinline__ int64_t other() const { return there_; }
 
-  // The shares, and if asked for the labels.
-  __device__ __forceinline__ void assign(const Clusters<acc>& clusters, Scores& share, int32_t* labels = nullptr) {
-    score(clusters, share);
+  // From scores to shares.
+  __device__ __forceinline__ void normalize(Scores& share) const {
     for (int j = 0; j < kPerLane; ++j) {
-      if (labels) labels[j] = label(share[j], j);
-      acc best = share[j][kOwnCell];
+      acc best = share[j][kOwnCell], sum = 0;
       for (int k = 0; k < kCandidates; ++k) best = share[j][k] > best ? share[j][k] : best;
-      acc sum = 0;
       for (int k = 0; k < kCandidates; ++k) {
         const acc exponent = (share[j][k] - best) * (2 * metric.scale);
         share[j][k] = exponent >= acc(kLeastExponent) ? power_of_two(exponent) : acc(0);
@@ -205,27 +206,26 @@ class CellWarp {
   // The best candidate, the own cell first, then the lowest index; the own cell for a pixel that is not finite, -1
   // outside the mask.
   __device__ __forceinline__ int32_t label(const acc (&score)[kCandidates], int j) const {
-    const int64_t columns = job.plan.grid.columns;
-    const int32_t here = int32_t(row * columns + column);
+    const int here = row * job.plan.columns + column;
     acc best = score[kOwnCell];
-    int32_t out = here;
+    int out = here;
     for (int k = 0; k < kCandidates; ++k)
-      if (score[k] > best) best = score[k], out = here + int32_t(k / 3 - 1) * int32_t(columns) + k % 3 - 1;
+      if (score[k] > best) best = score[k], out = here + (k / 3 - 1) * job.plan.columns + k % 3 - 1;
     return used[j] ? out : inside[j] ? here : -1;
   }
 
-  // Scores / 2 / scale; of what is no candidate, -infinity. Decides which pixels take part.
-  __device__ __forceinline__ void score(const Clusters<acc>& clusters, Scores& score) {
-    enter(clusters);
+  // Scores / 2 / scale; of what is no candidate, -infinity. Decides which pixels take part. Without clusters, the own
+  // cell is the only candidate, and x is relative to 0 and to the middle of the cell.
+  __device__ __forceinline__ void score(const Clusters<acc>* clusters, Scores& score) {
+    there_ = clusters ? candidate(candidate_of(lane() % kOthers)) : -1;
+    if (there_ >= 0 && clusters->mass && !(clusters->mass[there_] > 0)) there_ = -1;
+    const bool alive = !clusters || !clusters->mass || clusters->mass[cell()] > 0;
     acc sum[kPerLane][kOthers] = {}, squares[kPerLane] = {}, lengths = 0;
-    for (int64_t first = 0; first < job.rows(); first += kRows) {
-      const int count = chunk(first);
-      prepare(clusters, first, count, lengths);
-      stage(first, count, squares);
-      __syncwarp();
+#pragma unroll 1
+    for (int first = 0; first < job.rows(); first += kRows) {
+      enter(clusters, first, lengths, squares);
       const int skipped = first == 0;  // the row of ones
-      add_inner_products(own.x + skipped * kPitch, own.coefficient + skipped * kOthers, count - skipped, sum);
-      __syncwarp();
+      add_inner_products(own.x + skipped * kPitch, own.coefficient + skipped * kOthers, chunk(first) - skipped, sum);
     }
     for (int bits = kOthers; bits < 32; bits *= 2) lengths += __shfl_xor_sync(kAllLanes, lengths, bits);
     if (lane() < kOthers)
@@ -236,36 +236,21 @@ class CellWarp {
       spoiled |= used[j] != inside[j];
     }
     if (spoiled && !chunked())
+#pragma unroll 1
       for (int d = 0; d < job.rows(); ++d)
         for (int j = 0; j < kPerLane; ++j)
           if (!used[j]) own.x[d * kPitch + lane() + 32 * j] = 0;
     __syncwarp();
     for (int j = 0; j < kPerLane; ++j) {
       for (int k = 0; k < kOthers; ++k) score[j][candidate_of(k)] = sum[j][k] + own.constant[k];
-      score[j][kOwnCell] = own_alive_ ? acc(0) : -std::numeric_limits<acc>::infinity();
+      score[j][kOwnCell] = alive ? acc(0) : -std::numeric_limits<acc>::infinity();
     }
   }
 
   // Rows from `first` on of x, and coefficients, in shared memory again where another chunk has taken their place.
-  __device__ __forceinline__ void revisit(const Clusters<acc>& clusters, int64_t first) {
-    if (!chunked()) return;
+  __device__ __forceinline__ void revisit(const Clusters<acc>* clusters, int first) {
     acc lengths = 0, squares[kPerLane] = {};
-    __syncwarp();
-    prepare(clusters, first, chunk(first), lengths);
-    stage(first, chunk(first), squares);
-    __syncwarp();
-  }
-
-  // For the means of cells: x relative to 0 and the middle of the cell.
-  __device__ __forceinline__ void stage_absolute(int64_t first, acc (&squares)[kPerLane]) {
-    __syncwarp();
-    for (int d = lane(); d < kRows; d += 32) own.base[d] = 0;
-    stage(first, chunk(first), squares);
-    __syncwarp();
-  }
-
-  __device__ __forceinline__ int chunk(int64_t first) const {
-    return int(job.rows() - first < kRows ? job.rows() - first : kRows);
+    if (chunked()) enter(clusters, first, lengths, squares);
   }
 
   // weight [9,kPatch] in shared memory.
@@ -275,23 +260,32 @@ class CellWarp {
     __syncwarp();
   }
 
-  // Rows of x from other channels of an image.
-  __device__ __forceinline__ void stage_channels(const ImageView<const scalar_t>& view, int64_t channel, int count,
+  // The same where the own cell has all of a pixel.
+  __device__ __forceinline__ void put_used() {
+    for (int j = 0; j < kPerLane; ++j) own.weight[kOwnCell * kPatch + lane() + 32 * j] = acc(used[j]);
+    __syncwarp();
+  }
+
+  // Rows of x from channels of an image, 0 for pixels that take no part; relative to base, if there is one.
+  __device__ __forceinline__ void stage_channels(const ImageView<const scalar_t>& view, int channel, int count,
                                                  const acc* base, acc* out, acc (&squares)[kPerLane]) {
     constexpr int kBatch = 4;  // loads on their way together
     const scalar_t* from[kPerLane];
     for (int j = 0; j < kPerLane; ++j) from[j] = view.pixel(b, y[j], x[j]) + channel * view.channel_stride;
+    out += lane();
+#pragma unroll 1
     for (int c = 0; c < count; c += kBatch) {
       acc value[kBatch][kPerLane];
       for (int i = 0; i < kBatch; ++i)
-        for (int j = 0; j < kPerLane; ++j)
-          value[i][j] = used[j] && c + i < count ? static_cast<acc>(from[j][(c + i) * view.channel_stride]) : acc(0);
-      for (int i = 0; i < kBatch; ++i)
+        for (int j = 0; j < kPerLane; ++j) {
+          value[i][j] = used[j] && c + i < count ? static_cast<acc>(*from[j]) : acc(0);
+          from[j] += view.channel_stride;
+        }
+      for (int i = 0; i < kBatch; ++i, out += kPitch)
         if (c + i < count)
           for (int j = 0; j < kPerLane; ++j) {
             squares[j] += value[i][j] * value[i][j];
-            if (base && used[j]) value[i][j] -= base[c + i];
-            out[(c + i) * kPitch + lane() + 32 * j] = value[i][j];
+            out[32 * j] = base && used[j] ? value[i][j] - base[c + i] : value[i][j];
           }
     }
   }
@@ -299,15 +293,16 @@ class CellWarp {
   // sums [9,kRows] of x - own centre become relative to each candidate. With `total`, adds to it the features' and the
   // positions' part of the sum of weight * score: with S and s a candidate's sums of x and weights, and D its
   // difference, D . S - |D|^2 s / 2 is half of it.
-  __device__ __forceinline__ void make_relative(int64_t first, acc* total = nullptr) {
+  __device__ __forceinline__ void make_relative(int first, acc* total) {
     const int k = lane() % kOthers, count = chunk(first);
     acc* sum = own.sums + candidate_of(k) * kRows;
     if (first == 0 && lane() < kCandidates) own.mass[lane()] = own.sums[lane() * kRows];
     __syncwarp();
     const acc mass = own.mass[candidate_of(k)];
+#pragma unroll 1
     for (int d = lane() / kOthers; d < count; d += 32 / kOthers) {
-      const int64_t position = first + d - 1 - job.features.channels;
       if (first + d == 0) continue;
+      const int position = first + d - 1 - job.channels;
       const acc apart = position < 0 ? own.coefficient[d * kOthers + k] : own.apart[position * kOthers + k];
       if (total) total[position < 0 ? 0 : 1] += apart * (sum[d] - acc(0.5) * apart * mass);
       sum[d] -= apart * mass;
@@ -315,38 +310,36 @@ class CellWarp {
   }
 
  private:
-  int64_t there_;  // of the other candidate lane() % 8: in a [B,L] array, or -1
-  bool own_alive_;
+  int64_t there_;
 
-  __device__ __forceinline__ void enter(const Clusters<acc>& clusters) {
-    there_ = candidate(candidate_of(lane() % kOthers));
-    if (there_ >= 0 && clusters.mass && !(clusters.mass[there_] > 0)) there_ = -1;
-    own_alive_ = !clusters.mass || clusters.mass[cell()] > 0;
+  __device__ __forceinline__ void enter(const Clusters<acc>* clusters, int first, acc& lengths,
+                                        acc (&squares)[kPerLane]) {
+    __syncwarp();
+    prepare(clusters, first, chunk(first), lengths);
+    __syncwarp();
+    stage(first, chunk(first), squares);
+    __syncwarp();
   }
 
   // coefficient, base and apart of `count` rows: lane / 8 and every fourth row, for one candidate.
-  __device__ __forceinline__ void prepare(const Clusters<acc>& clusters, int64_t first, int count, acc& lengths) {
-    const CellGrid& grid = job.plan.grid;
-    const int64_t channels = job.features.channels;
-    const int k = lane() % kOthers, other = candidate_of(k);
-    const int64_t down = other / 3 - 1, across = other % 3 - 1;
+  __device__ __forceinline__ void prepare(const Clusters<acc>* clusters, int first, int count, acc& lengths) {
+    const int channels = job.channels, k = lane() % kOthers, other = candidate_of(k);
+#pragma unroll 1
     for (int d = lane() / kOthers; d < count; d += 32 / kOthers) {
-      const int64_t r = first + d;
+      const int r = first + d;
       acc base = 0, difference = 0, coefficient = 0;
       if (r > 0 && r <= channels) {
-        base = clusters.centers[cell() * channels + r - 1];
-        if (there_ >= 0) coefficient = difference = clusters.centers[there_ * channels + r - 1] - base;
+        if (clusters) base = clusters->centers[cell() * channels + r - 1];
+        if (there_ >= 0) coefficient = difference = clusters->centers[there_ * channels + r - 1] - base;
       } else if (r > channels) {
-        const int axis = int(r - 1 - channels);
-        const auto middle = [&](int64_t at) {
-          return axis == 0 ? grid.template middle_y<acc>(at) : grid.template middle_x<acc>(at);
-        };
-        const auto size = [&](int64_t at) { return axis == 0 ? grid.row_height(at) : grid.column_width(at); };
-        const int64_t here = axis == 0 ? row : column, step = axis == 0 ? down : across;
-        base = clusters.positions[cell() * 2 + axis] - middle(here);
+        const int axis = r - 1 - channels;
+        const int here = axis == 0 ? row : column, there = here + (axis == 0 ? other / 3 : other % 3) - 1;
+        if (clusters) base = clusters->positions[cell() * 2 + axis] - job.plan.template middle<acc>(axis, here);
         if (there_ >= 0) {
-          const acc between = acc(step * grid.cell) + acc(size(here + step) - size(here)) / 2;
-          difference = clusters.positions[there_ * 2 + axis] - middle(here + step) - base + between;
+          const acc between =
+              acc((there - here) * job.plan.cell) + acc(job.plan.size(axis, there) - job.plan.size(axis, here)) / 2;
+          difference =
+              clusters->positions[there_ * 2 + axis] - job.plan.template middle<acc>(axis, there) - base + between;
         }
         coefficient = metric.kappa2 * difference;
         own.apart[axis * kOthers + k] = difference;
@@ -355,26 +348,22 @@ class CellWarp {
       own.coefficient[d * kOthers + k] = coefficient;
       if (k == 0) own.base[d] = base;
     }
-    __syncwarp();
   }
 
-  // Rows of x: 1, features, positions from the middle of the cell, all relative to `base`; 0 for pixels that take no
-  // part.
-  __device__ __forceinline__ void stage(int64_t first, int count, acc (&squares)[kPerLane]) {
-    const CellGrid& grid = job.plan.grid;
-    const int64_t channels = job.features.channels;
-    const int ones = first == 0, features = int(channels + 1 - first < count ? channels + 1 - first : count) - ones;
-    const auto put = [&](int d, int j, acc value) { own.x[d * kPitch + lane() + 32 * j] = used[j] ? value : acc(0); };
+  // Rows of x: 1, features, positions from the middle of the cell, relative to `base`; 0 for pixels that take no part.
+  __device__ __forceinline__ void stage(int first, int count, acc (&squares)[kPerLane]) {
+    const int ones = first == 0, left = job.channels + 1 - first;
+    const int features = left > count ? count - ones : left > 0 ? left - ones : 0;
     if (ones)
-      for (int j = 0; j < kPerLane; ++j) put(0, j, acc(1));
-    if (features > 0)
-      stage_channels(job.features, first + ones - 1, features, own.base + ones, own.x + ones * kPitch, squares);
-    for (int d = ones + (features > 0 ? features : 0); d < count; ++d) {
-      const bool vertical = first + d == channels + 1;
+      for (int j = 0; j < kPerLane; ++j) own.x[lane() + 32 * j] = acc(used[j]);
+    stage_channels(job.features, first + ones - 1, features, own.base + ones, own.x + ones * kPitch, squares);
+#pragma unroll 1
+    for (int d = ones + features; d < count; ++d) {
+      const int axis = first + d - 1 - job.channels, at = axis == 0 ? row : column;
       for (int j = 0; j < kPerLane; ++j) {
-        const int64_t from = vertical ? y[j] - row * grid.cell : x[j] - column * grid.cell;
-        const int64_t size = vertical ? grid.row_height(row) : grid.column_width(column);
-        put(d, j, acc(from) - acc(size - 1) / 2 - own.base[d]);
+        const acc from_middle =
+            acc((axis == 0 ? y[j] : x[j]) - at * job.plan.cell) - acc(job.plan.size(axis, at) - 1) / 2;
+        own.x[d * kPitch + lane() + 32 * j] = used[j] ? from_middle - own.base[d] : acc(0);
       }
     }
   }

@@ -30,12 +30,14 @@ struct SoftTensors {
               int64_t cell, double compactness, double temperature)
       : mask(dense(mask_)),
         coefficients(dense(coefficients_)),
-        job{Plan(CellGrid(features.size(2), features.size(3), cell), features.size(0)),
+        job{Plan(features.size(0), features.size(2), features.size(3), cell),
             image_view<scalar_t>(features),
             data<bool>(mask),
             data<acc>(coefficients),
             acc(compactness),
-            acc(temperature)} {}
+            acc(temperature),
+            cell,
+            int(features.size(1))} {}
 };
 
 // The arguments of an assignment as kernels read them.
@@ -74,11 +76,14 @@ class Workspace {
   std::optional<Tensor> memory_;
 };
 
-// A kernel with a block per tile and part.
+// A grid with a block per tile and part, images along y.
+inline dim3 tile_blocks(const Plan& plan) {
+  return dim3(blocks_for(plan.tiles() * plan.parts).x, unsigned(std::min<int64_t>(plan.batch, 65535)));
+}
+
 template <typename Shared, typename... Parameters, typename... Arguments>
 void launch_tiles(const Launcher& launch, const Plan& plan, void (*kernel)(Parameters...), Arguments&&... arguments) {
-  launch(kernel, blocks_for(plan.blocks()), dim3(kSoftThreads), block_bytes<Shared>(),
-         std::forward<Arguments>(arguments)...);
+  launch(kernel, tile_blocks(plan), dim3(kSoftThreads), block_bytes<Shared>(), std::forward<Arguments>(arguments)...);
 }
 
 }  // namespace dhvt

@@ -224,6 +224,9 @@ inline unsigned& launches() {
   return count;
 }
 
+// Blocks that a cooperative launch may have: few, so that tests reach what larger problems take instead.
+constexpr int kResidentBlocks = 8;
+
 // cooperative: all blocks at once, for grid barriers; else one block after the other.
 inline void launch(Index blocks, Index threads, size_t shared_bytes, bool cooperative, std::function<void()> kernel) {
   static Runner runner;
@@ -238,6 +241,7 @@ inline void launch(Index blocks, Index threads, size_t shared_bytes, bool cooper
   grid.shared_bytes = shared_bytes;
   grid.kernel = std::move(kernel);
   if (cooperative) {
+    if (count > kResidentBlocks) fail("a cooperative launch with more blocks than run side by side");
     runner.run(grid, 0, count, order);
     return;
   }
