@@ -214,11 +214,15 @@ class CellWarp {
     return used[j] ? out : inside[j] ? here : -1;
   }
 
+  __device__ __forceinline__ void find_candidates(const Clusters<acc>* clusters) {
+    there_ = clusters ? candidate(candidate_of(lane() % kOthers)) : -1;
+    if (there_ >= 0 && clusters->mass && !(clusters->mass[there_] > 0)) there_ = -1;
+  }
+
   // Scores / 2 / scale; of what is no candidate, -infinity. Decides which pixels take part. Without clusters, the own
   // cell is the only candidate, and x is relative to 0 and to the middle of the cell.
   __device__ __forceinline__ void score(const Clusters<acc>* clusters, Scores& score) {
-    there_ = clusters ? candidate(candidate_of(lane() % kOthers)) : -1;
-    if (there_ >= 0 && clusters->mass && !(clusters->mass[there_] > 0)) there_ = -1;
+    find_candidates(clusters);
     const bool alive = !clusters || !clusters->mass || clusters->mass[cell()] > 0;
     acc sum[kPerLane][kOthers] = {}, squares[kPerLane] = {}, lengths = 0;
 #pragma unroll 1
@@ -310,7 +314,7 @@ class CellWarp {
   }
 
  private:
-  int64_t there_;
+  int64_t there_ = -1;
 
   __device__ __forceinline__ void enter(const Clusters<acc>* clusters, int first, acc& lengths,
                                         acc (&squares)[kPerLane]) {

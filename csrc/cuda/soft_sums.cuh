@@ -81,6 +81,14 @@ __device__ __forceinline__ void gather_tile(const Plan& plan, const Place& place
                 [&](int r, acc sum, acc first) { body(place, r, sum, first); });
 }
 
+// body(place) of every tile and of this warp's cell in it.
+template <typename Body>
+__device__ __forceinline__ void for_each_tile(const Plan& plan, const Body& body) {
+  for (int64_t b = blockIdx.y; b < plan.batch; b += gridDim.y)
+    for (int tile = int(blockIdx.x); tile < int(plan.tiles()); tile += int(gridDim.x))
+      body(Place(plan, b, tile, 0, int(threadIdx.x / 32)));
+}
+
 // Gathers the centres of those tiles around this one to which no block has anything left to add: the block that comes
 // last for a tile completes it, in the same order whichever that is. With `means`, of its own tile alone. counters
 // [B,tiles] are 0 before and after, and not used where a block has its tile for itself.

@@ -1,0 +1,193 @@
+// Pooling of any values with the soft assignment, without ever storing it.
+#include "cuda/soft_gradient.cuh"
+
+namespace dhvt {
+namespace {
+
+// Rows (1, values) of x.
+template <typename scalar_t, int m, typename acc = acc_t<scalar_t>>
+__device__ __forceinline__ void stage_values(CellWarp<scalar_t, m>& warp, const ImageView<const scalar_t>& values,
+                                             int first, int count) {
+  acc squares[kPerLane] = {};
+  const int ones = first == 0;
+  __syncwarp();
+  if (ones)
+    for (int j = 0; j < kPerLane; ++j) warp.own.x[lane() + 32 * j] = acc(warp.used[j]);
+  warp.stage_channels(values, first + ones - 1, count - ones, nullptr, warp.own.x + ones * kPitch, squares);
+  __syncwarp();
+}
+
+// A warp per patch (soft_plan.cuh). Reads features and values once, b (C + Cv) bytes per pixel, and 9 centres per
+// patch; leaves the sums of 4 centres per cell of a tile of four.
+template <typename scalar_t, int m>
+__global__ void __launch_bounds__(kSoftThreads) pool_kernel(SoftJob<scalar_t> job, Clusters<acc_t<scalar_t>> clusters,
+                                                            ImageView<const scalar_t> values, acc_t<scalar_t>* sums) {
+  using Shared = CellShared<acc_t<scalar_t>, m>;
+  auto* warps = shared_memory<Shared>();
+  CellWarp<scalar_t, m> warp(job, warps[threadIdx.x / 32]);
+  const int entries = int(values.channels) + 1;
+  for_each_patch(job.plan, [&](const Place& place, int round) {
+    const bool active = warp.go(place, round);
+    if (active) {
+      typename CellWarp<scalar_t, m>::Scores share;
+      warp.score(&clusters, share);
+      warp.normalize(share);
+      warp.put_weights(share);
+    }
+#pragma unroll 1
+    for (int first = 0; first < entries; first += Shared::kRows) {
+      const int count = entries - first < Shared::kRows ? entries - first : Shared::kRows;
+      if (active) {
+        stage_values(warp, values, first, count);
+        sum_products<kCandidates, m>(warp.own.x, warp.own.weight, warp.own.sums);
+      } else {
+        for (int i = lane(); i < kCandidates * Shared::kRows; i += 32) warp.own.sums[i] = 0;
+      }
+      combine(job.plan, place, false, round, warps, first, count, entries, sums);
+    }
+  });
+}
+
+// A block per tile reads the sums of all blocks once.
+template <typename acc>
+__global__ void __launch_bounds__(kSoftThreads)
+    gather_pool_kernel(Plan plan, const acc* sums, int entries, acc* out /* [B,L,Cv] */, acc* mass /* [B,L] */) {
+  for_each_tile(plan, [&](const Place& place) {
+    gather_tile(plan, place, false, sums, entries, [&](const Place& of, int r, acc sum, acc) {
+      const int64_t at = of.cell(plan);
+      (r == 0 ? mass[at] : out[at * (entries - 1) + r - 1]) = sum;
+    });
+  });
+}
+
+std::tuple<Tensor, Tensor> soft_pool(const Tensor& features, const Tensor& values, const Tensor& centers,
+                                     const Tensor& positions, const Tensor& mass, const std::optional<Tensor>& mask,
+                                     const std::optional<Tensor>& coefficients, int64_t cell, double compactness,
+                                     double temperature) {
+  const Launcher launch(features);
+  const std::optional<Tensor> given = mass;
+  const SoftClusters in{features, centers, positions, given, mask, coefficients, cell, compactness, temperature};
+  return soft_pool_checked(in, values, [&](auto tag, const Tensor& sums, const Tensor& pooled) {
+    using scalar_t = typename decltype(tag)::type;
+    using acc = acc_t<scalar_t>;
+    const AssignTensors<scalar_t> tensors(in);
+    const Plan& plan = tensors.job.plan;
+    const int entries = int(values.size(1)) + 1;
+    Workspace workspace;
+    const int64_t partial = workspace.take<acc>(plan.sums(entries));
+    workspace.allocate(features);
+    dispatch_rows<acc>(std::max(tensors.job.rows(), entries), [&](auto m) {
+      launch_tiles<CellShared<acc, m>>(launch, plan, pool_kernel<scalar_t, m>, tensors.job, tensors.clusters,
+                                       image_view<scalar_t>(values), workspace.at<acc>(partial));
+    });
+    launch(gather_pool_kernel<acc>, tile_blocks(plan), dim3(kSoftThreads), 0, plan, workspace.at<acc>(partial), entries,
+           mutable_data<acc>(sums), mutable_data<acc>(pooled));
+  });
+}
+
+// d loss / d share = the gradients of a centre's mass and sums . (1, values).
+template <typename acc>
+struct PoolVectors {
+  const acc* mass;       // [B,L]
+  const acc* grad_sums;  // [B,L,Cv]
+  const acc* grad_mass;  // [B,L]
+  int channels;
+
+  __device__ __forceinline__ acc value(int64_t at, int r) const {
+    if (!(mass[at] > 0)) return 0;
+    return r == 0 ? grad_mass[at] : grad_sums[at * channels + r - 1];
+  }
+  __device__ __forceinline__ acc offset(int64_t, int) const { return 0; }
+};
+
+// A warp per patch. Reads features and values once, writes the gradients of both: 2 b (C + Cv) bytes per pixel.
+template <typename scalar_t, int m>
+__global__ void __launch_bounds__(kSoftThreads)
+    pool_backward_kernel(SoftJob<scalar_t> job, Clusters<acc_t<scalar_t>> clusters, ImageView<const scalar_t> values,
+                         PoolVectors<acc_t<scalar_t>> vectors, ImageView<scalar_t> grad_features,
+                         ImageView<scalar_t> grad_values, acc_t<scalar_t>* sums, acc_t<scalar_t>* pairs) {
+  using acc = acc_t<scalar_t>;
+  using Shared = GradientShared<acc, m>;
+  using Scores = typename CellWarp<scalar_t, m>::Scores;
+  constexpr int kRows = Shared::kRows;
+  auto* warps = shared_memory<Shared>();
+  Shared& own = warps[threadIdx.x / 32];
+  CellWarp<scalar_t, m> warp(job, own);
+  const int entries = vectors.channels + 1;
+  acc total[2];
+  for_each_patch(job.plan, [&](const Place& place, int round) {
+    const bool active = warp.go(place, round);
+    if (round == 0) total[0] = total[1] = 0;
+    Scores grad = {};
+    if (active) {
+      warp.find_candidates(&clusters);
+      acc inner[kPerLane][kOthers] = {}, constant = 0;
+#pragma unroll 1
+      for (int first = 0; first < entries; first += kRows) {
+        const int count = entries - first < kRows ? entries - first : kRows;
+        prepare_vectors(warp, own, first, count, vectors, constant);
+        stage_values(warp, values, first, count);
+        add_inner_products(own.x, own.vector, count, inner);
+      }
+      add_constants(own, constant, inner, grad);
+      Scores share;
+      warp.score(&clusters, share);
+      warp.normalize(share);
+      for (int j = 0; j < kPerLane; ++j)  // the values of a pixel that takes no part may be anything
+        for (int k = 0; k < kCandidates; ++k) grad[j][k] = warp.used[j] ? grad[j][k] : acc(0);
+#pragma unroll 1
+      for (int first = 0; first < entries; first += kRows) {
+        const int count = entries - first < kRows ? entries - first : kRows;
+        if (entries > kRows) prepare_vectors(warp, own, first, count, vectors, constant);
+        spread<true, false>(own, share, share, acc(0), int(first == 0), count, [&](int d, int j, acc value) {
+          if (warp.exists[j])
+            grad_values.pixel(warp.b, warp.y[j], warp.x[j])[(first + d - 1) * grad_values.channel_stride] =
+                static_cast<scalar_t>(value);
+        });
+      }
+      softmax_backward(share, grad);
+    }
+    scores_backward<false>(warp, active, clusters, grad, grad, NoVectors{}, place, round, warps, sums, total,
+                           [&](int c, int j, acc value) {
+                             if (warp.exists[j])
+                               grad_features.pixel(warp.b, warp.y[j], warp.x[j])[c * grad_features.channel_stride] =
+                                   static_cast<scalar_t>(value);
+                           });
+    if (round + 1 == job.plan.rounds) add_totals(job.plan, place, warps, total, true, pairs);
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_pool_backward(
+    const Tensor& grad_sums, const Tensor& grad_mass, const Tensor& features, const Tensor& values,
+    const Tensor& centers, const Tensor& positions, const Tensor& mass, const std::optional<Tensor>& mask,
+    const std::optional<Tensor>& coefficients, int64_t cell, double compactness, double temperature) {
+  const Launcher launch(features);
+  const std::optional<Tensor> given = mass;
+  const SoftClusters in{features, centers, positions, given, mask, coefficients, cell, compactness, temperature};
+  return soft_pool_backward_checked(
+      grad_sums, grad_mass, in, values,
+      [&](auto tag, const SoftGradients& out, const Tensor& grad_values, const Tensor& of_sums, const Tensor& of_mass) {
+        using scalar_t = typename decltype(tag)::type;
+        using acc = acc_t<scalar_t>;
+        const AssignTensors<scalar_t> tensors(in);
+        const auto& job = tensors.job;
+        const int channels = int(values.size(1));
+        const PoolVectors<acc> vectors{tensors.clusters.mass, data<acc>(of_sums), data<acc>(of_mass), channels};
+        gather_gradients(launch, job, out, [&](acc* sums, acc* pairs) {
+          dispatch_rows<acc>(std::max(job.rows(), channels + 1), [&](auto m) {
+            launch_tiles<GradientShared<acc, m>>(launch, job.plan, pool_backward_kernel<scalar_t, m>, job,
+                                                 tensors.clusters, image_view<scalar_t>(values), vectors,
+                                                 mutable_image_view<scalar_t>(out.features),
+                                                 mutable_image_view<scalar_t>(grad_values), sums, pairs);
+          });
+        });
+      });
+}
+
+}  // namespace
+}  // namespace dhvt
+
+DHVT_CUDA_OPERATORS(m) {
+  m.impl("soft_pool", TORCH_BOX(&dhvt::soft_pool));
+  m.impl("soft_pool_backward", TORCH_BOX(&dhvt::soft_pool_backward));
+}
