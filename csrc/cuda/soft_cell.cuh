@@ -52,11 +52,44 @@ struct Clusters {
   const acc* mass;       // [B,L]
 };
 
+// An image of any dtype that accumulates in `acc`: where kernels read and write it, and nowhere else, they distinguish
+// dtypes, so that they are compiled once for three.
+template <typename acc>
+struct AnyImage {
+  void* data;
+  int type;  // 0: acc, 1: float16, 2: bfloat16
+  int64_t batch_stride, channel_stride, row_stride, column_stride;
+
+  // body(pointer to const scalars).
+  template <typename Body>
+  __device__ __forceinline__ void visit(const Body& body) const {
+    if constexpr (std::is_same_v<acc, float>) {
+      if (type == 1) return body(static_cast<const Half*>(data));
+      if (type == 2) return body(static_cast<const BFloat16*>(data));
+    }
+    body(static_cast<const acc*>(data));
+  }
+  __device__ __forceinline__ int64_t at(int64_t b, int64_t y, int64_t x) const {
+    return b * batch_stride + y * row_stride + x * column_stride;
+  }
+  __device__ __forceinline__ acc load(int64_t i) const {
+    acc out;
+    visit([&](const auto* from) { out = static_cast<acc>(from[i]); });
+    return out;
+  }
+  __device__ __forceinline__ void store(int64_t i, acc value) const {
+    visit([&](const auto* to) {
+      using scalar_t = std::remove_cvref_t<decltype(*to)>;
+      static_cast<scalar_t*>(data)[i] = static_cast<scalar_t>(value);
+    });
+  }
+};
+
 // What all kernels of a call are given.
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
+template <typename acc>
 struct SoftJob {
   Plan plan;
-  ImageView<const scalar_t> features;
+  AnyImage<acc> features;
   const bool* mask;         // [B,H,W] or null
   const acc* coefficients;  // [2] or null
   acc compactness, temperature;
@@ -125,15 +158,14 @@ __device__ __forceinline__ void sum_products(const acc* x, const acc* weight, ac
 }
 
 // A warp at a patch.
-template <typename scalar_t, int m>
+template <typename acc, int m>
 class CellWarp {
  public:
-  using acc = acc_t<scalar_t>;
   using Shared = CellShared<acc, m>;
   static constexpr int kRows = Shared::kRows;
   using Scores = acc[kPerLane][kCandidates];
 
-  const SoftJob<scalar_t>& job;
+  const SoftJob<acc>& job;
   const Metric<acc> metric;
   Shared& own;
 
@@ -144,7 +176,7 @@ class CellWarp {
   bool inside[kPerLane];         // the mask, too
   bool used[kPerLane];           // it takes part
 
-  __device__ __forceinline__ CellWarp(const SoftJob<scalar_t>& job_, Shared& own_)
+  __device__ __forceinline__ CellWarp(const SoftJob<acc>& job_, Shared& own_)
       : job(job_), metric(job_.metric()), own(own_) {}
 
   __device__ __forceinline__ bool chunked() const { return job.rows() > kRows; }
@@ -271,27 +303,37 @@ class CellWarp {
   }
 
   // Rows of x from channels of an image, 0 for pixels that take no part; relative to base, if there is one.
-  __device__ __forceinline__ void stage_channels(const ImageView<const scalar_t>& view, int channel, int count,
-                                                 const acc* base, acc* out, acc (&squares)[kPerLane]) {
+  __device__ __forceinline__ void stage_channels(const AnyImage<acc>& image, int channel, int count, const acc* base,
+                                                 acc* out, acc (&squares)[kPerLane]) {
     constexpr int kBatch = 4;  // loads on their way together
-    const scalar_t* from[kPerLane];
-    for (int j = 0; j < kPerLane; ++j) from[j] = view.pixel(b, y[j], x[j]) + channel * view.channel_stride;
+    int64_t from[kPerLane];
+    for (int j = 0; j < kPerLane; ++j) from[j] = image.at(b, y[j], x[j]) + channel * image.channel_stride;
     out += lane();
+    image.visit([&](const auto* data) {
 #pragma unroll 1
-    for (int c = 0; c < count; c += kBatch) {
-      acc value[kBatch][kPerLane];
-      for (int i = 0; i < kBatch; ++i)
-        for (int j = 0; j < kPerLane; ++j) {
-          value[i][j] = used[j] && c + i < count ? static_cast<acc>(*from[j]) : acc(0);
-          from[j] += view.channel_stride;
-        }
-      for (int i = 0; i < kBatch; ++i, out += kPitch)
-        if (c + i < count)
+      for (int c = 0; c < count; c += kBatch) {
+        acc value[kBatch][kPerLane];
+        for (int i = 0; i < kBatch; ++i)
           for (int j = 0; j < kPerLane; ++j) {
-            squares[j] += value[i][j] * value[i][j];
-            out[32 * j] = base && used[j] ? value[i][j] - base[c + i] : value[i][j];
+            value[i][j] = used[j] && c + i < count ? static_cast<acc>(data[from[j]]) : acc(0);
+            from[j] += image.channel_stride;
           }
-    }
+        for (int i = 0; i < kBatch; ++i, out += kPitch)
+          if (c + i < count)
+            for (int j = 0; j < kPerLane; ++j) {
+              squares[j] += value[i][j] * value[i][j];
+              out[32 * j] = base && used[j] ? value[i][j] - base[c + i] : value[i][j];
+            }
+      }
+    });
+  }
+
+  // A number of a channel of the lane's pixel j: read, or written if the image has it.
+  __device__ __forceinline__ acc load(const AnyImage<acc>& image, int channel, int j) const {
+    return image.load(image.at(b, y[j], x[j]) + channel * image.channel_stride);
+  }
+  __device__ __forceinline__ void store(const AnyImage<acc>& image, int channel, int j, acc value) const {
+    if (exists[j]) image.store(image.at(b, y[j], x[j]) + channel * image.channel_stride, value);
   }
 
   // sums [9,kRows] of x - own centre become relative to each candidate. With `total`, adds to it the features' and the

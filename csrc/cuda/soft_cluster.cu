@@ -4,9 +4,9 @@
 namespace dhvt {
 namespace {
 
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
+template <typename acc>
 struct ClusterJob {
-  SoftJob<scalar_t> soft;
+  SoftJob<acc> soft;
   acc* centers;       // [I+1,B,L,C]
   acc* positions;     // [I+1,B,L,2]
   acc* mass;          // [I+1,B,L]
@@ -45,11 +45,10 @@ struct ClusterJob {
 // centres per patch; an iteration also writes the sums of 4 centres per cell of a tile of four (more where cells are
 // larger) and reads them once: they stay in the L2 cache, as the states do. A step is a launch, or all are one
 // cooperative launch with a barrier of the grid between two steps: the same bits.
-template <typename scalar_t, int m>
-__global__ void __launch_bounds__(kSoftThreads) cluster_kernel(ClusterJob<scalar_t> job, int begin, int end) {
-  using acc = acc_t<scalar_t>;
+template <typename acc, int m>
+__global__ void __launch_bounds__(kSoftThreads) cluster_kernel(ClusterJob<acc> job, int begin, int end) {
   auto* warps = shared_memory<CellShared<acc, m>>();
-  CellWarp<scalar_t, m> warp(job.soft, warps[threadIdx.x / 32]);
+  CellWarp<acc, m> warp(job.soft, warps[threadIdx.x / 32]);
   const Plan& plan = job.soft.plan;
 #pragma unroll 1
   for (int step = begin; step < end; ++step) {
@@ -59,7 +58,7 @@ __global__ void __launch_bounds__(kSoftThreads) cluster_kernel(ClusterJob<scalar
     for_each_patch(plan, [&](const Place& place, int round) {
       const bool active = warp.go(place, round);
       if (active) {
-        typename CellWarp<scalar_t, m>::Scores share;
+        typename CellWarp<acc, m>::Scores share;
         warp.score(clusters, share);
         if (label) {
           for (int j = 0; j < kPerLane; ++j)
@@ -93,28 +92,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster(const Tensor& features, 
   return soft_cluster_checked(
       features, mask, coefficients, cell, iterations,
       [&](auto tag, const Tensor& centers, const Tensor& positions, const Tensor& mass, const Tensor& labels) {
-        using scalar_t = typename decltype(tag)::type;
-        using acc = acc_t<scalar_t>;
-        const SoftTensors<scalar_t> tensors(features, mask, coefficients, cell, compactness, temperature);
-        const SoftJob<scalar_t>& soft = tensors.job;
+        using acc = acc_t<typename decltype(tag)::type>;
+        const SoftTensors<acc> tensors(features, mask, coefficients, cell, compactness, temperature);
+        const SoftJob<acc>& soft = tensors.job;
         const Plan& plan = soft.plan;
         const int64_t tiles = plan.batch * plan.tiles();
         Workspace workspace;
         const int64_t sums = workspace.take<acc>(plan.sums(soft.rows())), counters = workspace.take<int32_t>(tiles);
         workspace.allocate(features);
-        const ClusterJob<scalar_t> job{soft,
-                                       mutable_data<acc>(centers),
-                                       mutable_data<acc>(positions),
-                                       mutable_data<acc>(mass),
-                                       workspace.at<acc>(sums),
-                                       workspace.at<int32_t>(counters),
-                                       mutable_data<int32_t>(labels),
-                                       int(iterations)};
+        const ClusterJob<acc> job{soft,
+                                  mutable_data<acc>(centers),
+                                  mutable_data<acc>(positions),
+                                  mutable_data<acc>(mass),
+                                  workspace.at<acc>(sums),
+                                  workspace.at<int32_t>(counters),
+                                  mutable_data<int32_t>(labels),
+                                  int(iterations)};
         if (plan.parts > 1) for_each(launch, tiles, SetToZero{job.counters});
         const int steps = int(iterations) + 2;
         dispatch_rows<acc>(soft.rows(), [&](auto m) {
           using Shared = CellShared<acc, m>;
-          const auto kernel = cluster_kernel<scalar_t, m>;
+          const auto kernel = cluster_kernel<acc, m>;
           if (plan.blocks() <= launch.resident(kernel, kSoftThreads, block_bytes<Shared>()))
             return launch.cooperative(kernel, tile_blocks(plan), dim3(kSoftThreads), block_bytes<Shared>(), job, 0,
                                       steps);

@@ -6,9 +6,9 @@ namespace dhvt {
 namespace {
 
 // Gradients of states are rows as of the matrix: of mass, centre and position.
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
+template <typename acc>
 struct BackwardJob {
-  SoftJob<scalar_t> soft;
+  SoftJob<acc> soft;
   const acc* centers;    // [I+1,B,L,C]
   const acc* positions;  // [I+1,B,L,2]
   const acc* mass;       // [I+1,B,L]
@@ -16,7 +16,7 @@ struct BackwardJob {
   acc* sums;             // workspace of the plan
   int32_t* counters;     // [B,tiles]
   acc* pairs;            // [blocks,2], see add_totals
-  ImageView<acc> out;    // the gradient of the features, added up over the iterations
+  AnyImage<acc> out;     // the gradient of the features, added up over the iterations
 
   __device__ __forceinline__ Clusters<acc> state(int i) const {
     const int64_t at = i * soft.plan.batch * soft.plan.cells();
@@ -45,15 +45,14 @@ struct UpdateVectors {
 // Iteration i: from the gradient of state i + 1 to what comes of it for state i and the features. A warp per patch
 // (soft_plan.cuh). Reads the features, and reads (but for the last iteration, which is the first) and writes their
 // gradient: (b + 8) C bytes per pixel, and 18 centres per patch; 90 C + 180 flop.
-template <typename scalar_t, int m>
-__global__ void __launch_bounds__(kSoftThreads) cluster_backward_kernel(BackwardJob<scalar_t> job, int i, bool fresh) {
-  using acc = acc_t<scalar_t>;
+template <typename acc, int m>
+__global__ void __launch_bounds__(kSoftThreads) cluster_backward_kernel(BackwardJob<acc> job, int i, bool fresh) {
   using Shared = GradientShared<acc, m>;
-  using Scores = typename CellWarp<scalar_t, m>::Scores;
+  using Scores = typename CellWarp<acc, m>::Scores;
   constexpr int kRows = Shared::kRows;
   auto* warps = shared_memory<Shared>();
   Shared& own = warps[threadIdx.x / 32];
-  CellWarp<scalar_t, m> warp(job.soft, own);
+  CellWarp<acc, m> warp(job.soft, own);
   const Plan& plan = job.soft.plan;
   const Clusters<acc> before = job.state(i), after = job.state(i + 1);
   const int rows = job.soft.rows();
@@ -79,12 +78,13 @@ __global__ void __launch_bounds__(kSoftThreads) cluster_backward_kernel(Backward
       add_constants(own, constant, inner, grad);
       softmax_backward(share, grad);
     }
-    scores_backward<true>(warp, active, before, share, grad, vectors, place, round, warps, job.sums, total,
-                          [&](int c, int j, acc value) {
-                            if (!warp.exists[j]) return;
-                            acc& out = job.out.pixel(warp.b, warp.y[j], warp.x[j])[c * job.out.channel_stride];
-                            out = fresh ? value : out + value;
-                          });
+    scores_backward<true>(
+        warp, active, before, share, grad, vectors, place, round, warps, job.sums, total, [&](int c, int j, acc value) {
+          if (!warp.exists[j]) return;
+          acc& out =
+              static_cast<acc*>(job.out.data)[job.out.at(warp.b, warp.y[j], warp.x[j]) + c * job.out.channel_stride];
+          out = fresh ? value : out + value;
+        });
     if (round + 1 < plan.rounds) return;
     add_totals(plan, place, warps, total, fresh, job.pairs);
     complete_tiles(plan, place, false, job.counters, tile_shared(warps), job.sums, rows,
@@ -119,13 +119,13 @@ struct PackGradients {
 // The gradient of the features of a pixel in their own dtype, with what comes through its cell's mean. One thread per
 // pixel; reads the features, which say whether it takes part, and the sum so far, writes the gradient: (2 b + 4) C
 // bytes.
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
+template <typename acc>
 struct FinishPixel {
-  SoftJob<scalar_t> soft;
+  SoftJob<acc> soft;
   const acc* mass;  // [B,L] of state 0
   const acc* grad;  // [B,L,rows] of state 0; null without means
-  ImageView<acc> sums;
-  ImageView<scalar_t> out;
+  AnyImage<acc> sums;
+  AnyImage<acc> out;
   bool fresh;  // there is no sum so far
 
   __device__ void operator()(int64_t b, int64_t y, int64_t x) const {
@@ -133,19 +133,19 @@ struct FinishPixel {
     const int64_t at = b * plan.cells() + int(y) / plan.cell * plan.columns + int(x) / plan.cell;
     const acc* from = nullptr;
     if (grad && mass[at] > 0 && (!soft.mask || soft.mask[(b * plan.height + y) * plan.width + x])) {
-      const scalar_t* features = soft.features.pixel(b, y, x);
+      const int64_t first = soft.features.at(b, y, x);
       acc squares = 0;
       for (int c = 0; c < soft.channels; ++c) {
-        const acc value = static_cast<acc>(features[c * soft.features.channel_stride]);
+        const acc value = soft.features.load(first + c * soft.features.channel_stride);
         squares += value * value;
       }
       if (squares_are_finite(squares)) from = grad + at * soft.rows() + 1;
     }
     const acc scale = from ? acc(1) / mass[at] : acc(0);
     for (int c = 0; c < soft.channels; ++c) {
-      acc value = fresh ? acc(0) : sums.pixel(b, y, x)[c * sums.channel_stride];
+      acc value = fresh ? acc(0) : sums.load(sums.at(b, y, x) + c * sums.channel_stride);
       if (from) value += from[c] * scale;
-      out.pixel(b, y, x)[c * out.channel_stride] = static_cast<scalar_t>(value);
+      out.store(out.at(b, y, x) + c * out.channel_stride, value);
     }
   }
 };
@@ -161,12 +161,11 @@ std::tuple<Tensor, Tensor> soft_cluster_backward(const Tensor& grad_centers, con
   return soft_cluster_backward_checked(
       given, features, mask, coefficients, cell,
       [&](auto tag, const ClusterStates& in, const Tensor& grad_features, const Tensor& grad_coefficients) {
-        using scalar_t = typename decltype(tag)::type;
-        using acc = acc_t<scalar_t>;
-        const SoftTensors<scalar_t> tensors(features, mask, coefficients, cell, compactness, temperature);
-        const SoftJob<scalar_t>& soft = tensors.job;
+        using acc = acc_t<typename decltype(tag)::type>;
+        const SoftTensors<acc> tensors(features, mask, coefficients, cell, compactness, temperature);
+        const SoftJob<acc>& soft = tensors.job;
         const Plan& plan = soft.plan;
-        constexpr bool in_place = std::is_same_v<scalar_t, acc>;
+        const bool in_place = grad_features.scalar_type() == acc_type(grad_features.scalar_type());
         const int iterations = int(in.centers.size(0)) - 1;
         const int64_t tiles = plan.batch * plan.tiles(), numbers = plan.batch * plan.cells() * soft.rows();
         Workspace workspace;
@@ -175,38 +174,31 @@ std::tuple<Tensor, Tensor> soft_cluster_backward(const Tensor& grad_centers, con
                       pairs = workspace.take<acc>(2 * plan.blocks()),
                       image = workspace.take<acc>(in_place ? 0 : grad_features.numel());
         workspace.allocate(features);
-        const auto out = mutable_image_view<scalar_t>(grad_features);
-        const ImageView<acc> sum{in_place ? mutable_data<acc>(grad_features) : workspace.at<acc>(image),
-                                 out.batch,
-                                 out.channels,
-                                 out.height,
-                                 out.width,
-                                 out.batch_stride,
-                                 out.channel_stride,
-                                 out.row_stride,
-                                 out.column_stride};
-        const BackwardJob<scalar_t> job{soft,
-                                        data<acc>(in.centers),
-                                        data<acc>(in.positions),
-                                        data<acc>(in.mass),
-                                        {workspace.at<acc>(even), workspace.at<acc>(odd)},
-                                        workspace.at<acc>(sums),
-                                        workspace.at<int32_t>(counters),
-                                        workspace.at<acc>(pairs),
-                                        sum};
+        const auto out = any_image<acc>(grad_features);
+        AnyImage<acc> sum = out;
+        if (!in_place) sum.data = workspace.at<acc>(image), sum.type = 0;
+        const BackwardJob<acc> job{soft,
+                                   data<acc>(in.centers),
+                                   data<acc>(in.positions),
+                                   data<acc>(in.mass),
+                                   {workspace.at<acc>(even), workspace.at<acc>(odd)},
+                                   workspace.at<acc>(sums),
+                                   workspace.at<int32_t>(counters),
+                                   workspace.at<acc>(pairs),
+                                   sum};
         for_each(launch, std::max(numbers, tiles),
                  PackGradients<acc>{data<acc>(in.grad_centers), data<acc>(in.grad_positions), data<acc>(in.grad_mass),
                                     job.of_state[iterations % 2], job.counters, numbers, tiles, soft.channels});
         dispatch_rows<acc>(soft.rows(), [&](auto m) {
-          for (int i = iterations - 1; i >= (last_only ? iterations - 1 : 0); --i)
-            launch_tiles<GradientShared<acc, m>>(launch, plan, cluster_backward_kernel<scalar_t, m>, job, i,
+          for (int i = iterations - 1; i >= (last_only ? std::max(iterations - 1, 0) : 0); --i)
+            launch_tiles<GradientShared<acc, m>>(launch, plan, cluster_backward_kernel<acc, m>, job, i,
                                                  i == iterations - 1);
         });
         const bool through_means = !last_only || iterations == 0;
         if (through_means || !in_place)
-          for_each_pixel(launch, plan.batch, plan.height, plan.width,
-                         FinishPixel<scalar_t>{soft, job.mass, through_means ? job.of_state[0] : nullptr, sum, out,
-                                               iterations == 0});
+          for_each_pixel(
+              launch, plan.batch, plan.height, plan.width,
+              FinishPixel<acc>{soft, job.mass, through_means ? job.of_state[0] : nullptr, sum, out, iterations == 0});
         launch_coefficients(launch, soft, job.pairs, iterations > 0 ? plan.blocks() : 0, grad_coefficients);
       });
 }

@@ -20,8 +20,8 @@ struct GradientShared : CellShared<acc, m> {
 // Rows [first, first + count) of the vectors. source.value(at, r): number r of a centre's vector; source.offset(at, r):
 // of what its row is relative to, from where x begins. Adds to `constant` what follows from it for candidate lane()
 // % 8.
-template <typename scalar_t, int m, typename Shared, typename Source, typename acc>
-__device__ __forceinline__ void prepare_vectors(const CellWarp<scalar_t, m>& warp, Shared& own, int first, int count,
+template <int m, typename Shared, typename Source, typename acc>
+__device__ __forceinline__ void prepare_vectors(const CellWarp<acc, m>& warp, Shared& own, int first, int count,
                                                 const Source& source, acc& constant) {
   const int k = lane() % kOthers;
   const int64_t there = warp.other(), cell = warp.cell();
@@ -114,9 +114,9 @@ __device__ __forceinline__ void add_totals(const Plan& plan, const Place& place,
 }
 
 // The gradient of (compactness, temperature) from all pairs, by one block.
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
+template <typename acc>
 __global__ void __launch_bounds__(kThreads)
-    coefficients_kernel(SoftJob<scalar_t> job, const acc* pairs, int64_t count, acc* out) {
+    coefficients_kernel(SoftJob<acc> job, const acc* pairs, int64_t count, acc* out) {
   acc* shared = shared_memory<acc>();  // [2,warps]
   acc sum[2] = {};
   for (int64_t i = threadIdx.x; i < count; i += kThreads)
@@ -138,10 +138,10 @@ __global__ void __launch_bounds__(kThreads)
   out[1] = -(features + positions) * metric.inverse_temperature * metric.inverse_temperature;
 }
 
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
-void launch_coefficients(const Launcher& launch, const SoftJob<scalar_t>& job, const acc* pairs, int64_t count,
+template <typename acc>
+void launch_coefficients(const Launcher& launch, const SoftJob<acc>& job, const acc* pairs, int64_t count,
                          const Tensor& out) {
-  launch(coefficients_kernel<scalar_t>, dim3(1), dim3(kThreads), 2 * (kThreads / 32) * sizeof(acc), job, pairs, count,
+  launch(coefficients_kernel<acc>, dim3(1), dim3(kThreads), 2 * (kThreads / 32) * sizeof(acc), job, pairs, count,
          mutable_data<acc>(out));
 }
 
@@ -152,9 +152,9 @@ __device__ __forceinline__ acc slope(const Metric<acc>& metric, int r, int chann
 }
 
 // The gradients of centres and positions from the sums of all blocks; a block per tile. Reads the sums once.
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
+template <typename acc>
 __global__ void __launch_bounds__(kSoftThreads)
-    gather_gradients_kernel(SoftJob<scalar_t> job, const acc* sums, acc* centers /* [B,L,C] */,
+    gather_gradients_kernel(SoftJob<acc> job, const acc* sums, acc* centers /* [B,L,C] */,
                             acc* positions /* [B,L,2] */) {
   const Metric<acc> metric = job.metric();
   for_each_tile(job.plan, [&](const Place& place) {
@@ -170,15 +170,15 @@ __global__ void __launch_bounds__(kSoftThreads)
 
 // Runs patches(sums, pairs), which leaves its sums in a workspace, and gathers the gradients of centres, positions and
 // coefficients: three launches.
-template <typename scalar_t, typename Patches, typename acc = acc_t<scalar_t>>
-void gather_gradients(const Launcher& launch, const SoftJob<scalar_t>& job, const SoftGradients& out,
+template <typename acc, typename Patches>
+void gather_gradients(const Launcher& launch, const SoftJob<acc>& job, const SoftGradients& out,
                       const Patches& patches) {
   Workspace workspace;
   const int64_t sums = workspace.take<acc>(job.plan.sums(job.rows()));
   const int64_t pairs = workspace.take<acc>(2 * job.plan.blocks());
   workspace.allocate(out.features);
   patches(workspace.at<acc>(sums), workspace.at<acc>(pairs));
-  launch(gather_gradients_kernel<scalar_t>, tile_blocks(job.plan), dim3(kSoftThreads), 0, job, workspace.at<acc>(sums),
+  launch(gather_gradients_kernel<acc>, tile_blocks(job.plan), dim3(kSoftThreads), 0, job, workspace.at<acc>(sums),
          mutable_data<acc>(out.centers), mutable_data<acc>(out.positions));
   launch_coefficients(launch, job, workspace.at<acc>(pairs), job.plan.blocks(), out.coefficients);
 }
@@ -189,8 +189,8 @@ struct NoVectors {};
 // The second half of a patch's backward: `grad` is the gradient of the scores; gives those of the features, out(c, j,
 // value), and of the centres, in `sums`, and adds to `total`. With `shares` the features are what the shares multiply,
 // too.
-template <bool shares, typename scalar_t, int m, typename Shared, typename Vectors, typename acc, typename Out>
-__device__ __forceinline__ void scores_backward(CellWarp<scalar_t, m>& warp, bool active, const Clusters<acc>& clusters,
+template <bool shares, int m, typename Shared, typename Vectors, typename acc, typename Out>
+__device__ __forceinline__ void scores_backward(CellWarp<acc, m>& warp, bool active, const Clusters<acc>& clusters,
                                                 const acc (&share)[kPerLane][kCandidates],
                                                 const acc (&grad)[kPerLane][kCandidates], const Vectors& vectors,
                                                 const Place& place, int round, Shared* warps, acc* sums,

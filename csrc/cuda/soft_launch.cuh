@@ -6,32 +6,44 @@
 
 namespace dhvt {
 
-// Rows of a chunk, in eights: body(integral_constant) with 1 where that takes all rows and in float64, whose numbers
-// need twice the memory, else 3.
+// Rows of a chunk, in eights: 3 as the rule, 1 in float64, whose numbers need twice the memory.
+template <typename acc>
+constexpr int kRowEights = std::is_same_v<acc, double> ? 1 : 3;
+
+// body(integral_constant) with the least of these that is enough, for what is worth two kernels.
 template <typename acc, typename Body>
-void dispatch_rows(int64_t rows, const Body& body) {
-  if constexpr (std::is_same_v<acc, double>) {
+void dispatch_rows(int rows, const Body& body) {
+  if (rows <= kRowLanes)
     body(std::integral_constant<int, 1>{});
-  } else {
-    if (rows <= kRowLanes)
-      body(std::integral_constant<int, 1>{});
-    else
-      body(std::integral_constant<int, 3>{});
-  }
+  else
+    body(std::integral_constant<int, kRowEights<acc>>{});
+}
+
+template <typename acc>
+AnyImage<acc> any_image(const Tensor& t) {
+  const ScalarType type = t.scalar_type();
+  return {const_cast<void*>(t.const_data_ptr()),
+          type == ScalarType::Half       ? 1
+          : type == ScalarType::BFloat16 ? 2
+                                         : 0,
+          t.stride(0),
+          t.stride(1),
+          t.stride(2),
+          t.stride(3)};
 }
 
 // Tensors that a job points to, dense.
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
+template <typename acc>
 struct SoftTensors {
   std::optional<Tensor> mask, coefficients;
-  SoftJob<scalar_t> job;
+  SoftJob<acc> job;
 
   SoftTensors(const Tensor& features, const std::optional<Tensor>& mask_, const std::optional<Tensor>& coefficients_,
               int64_t cell, double compactness, double temperature)
       : mask(dense(mask_)),
         coefficients(dense(coefficients_)),
         job{Plan(features.size(0), features.size(2), features.size(3), cell),
-            image_view<scalar_t>(features),
+            any_image<acc>(features),
             data<bool>(mask),
             data<acc>(coefficients),
             acc(compactness),
@@ -41,14 +53,14 @@ struct SoftTensors {
 };
 
 // The arguments of an assignment as kernels read them.
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
-struct AssignTensors : SoftTensors<scalar_t> {
+template <typename acc>
+struct AssignTensors : SoftTensors<acc> {
   Tensor centers, positions;
   std::optional<Tensor> mass;
   Clusters<acc> clusters;
 
   explicit AssignTensors(const SoftClusters& in)
-      : SoftTensors<scalar_t>(in.features, in.mask, in.coefficients, in.cell, in.compactness, in.temperature),
+      : SoftTensors<acc>(in.features, in.mask, in.coefficients, in.cell, in.compactness, in.temperature),
         centers(dense(in.centers)),
         positions(dense(in.positions)),
         mass(dense(in.mass)),

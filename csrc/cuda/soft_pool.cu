@@ -5,9 +5,9 @@ namespace dhvt {
 namespace {
 
 // Rows (1, values) of x.
-template <typename scalar_t, int m, typename acc = acc_t<scalar_t>>
-__device__ __forceinline__ void stage_values(CellWarp<scalar_t, m>& warp, const ImageView<const scalar_t>& values,
-                                             int first, int count) {
+template <typename acc, int m>
+__device__ __forceinline__ void stage_values(CellWarp<acc, m>& warp, const AnyImage<acc>& values, int first,
+                                             int count) {
   acc squares[kPerLane] = {};
   const int ones = first == 0;
   __syncwarp();
@@ -19,17 +19,16 @@ __device__ __forceinline__ void stage_values(CellWarp<scalar_t, m>& warp, const 
 
 // A warp per patch (soft_plan.cuh). Reads features and values once, b (C + Cv) bytes per pixel, and 9 centres per
 // patch; leaves the sums of 4 centres per cell of a tile of four.
-template <typename scalar_t, int m>
-__global__ void __launch_bounds__(kSoftThreads) pool_kernel(SoftJob<scalar_t> job, Clusters<acc_t<scalar_t>> clusters,
-                                                            ImageView<const scalar_t> values, acc_t<scalar_t>* sums) {
-  using Shared = CellShared<acc_t<scalar_t>, m>;
+template <typename acc, int m>
+__global__ void __launch_bounds__(kSoftThreads)
+    pool_kernel(SoftJob<acc> job, Clusters<acc> clusters, AnyImage<acc> values, int entries, acc* sums) {
+  using Shared = CellShared<acc, m>;
   auto* warps = shared_memory<Shared>();
-  CellWarp<scalar_t, m> warp(job, warps[threadIdx.x / 32]);
-  const int entries = int(values.channels) + 1;
+  CellWarp<acc, m> warp(job, warps[threadIdx.x / 32]);
   for_each_patch(job.plan, [&](const Place& place, int round) {
     const bool active = warp.go(place, round);
     if (active) {
-      typename CellWarp<scalar_t, m>::Scores share;
+      typename CellWarp<acc, m>::Scores share;
       warp.score(&clusters, share);
       warp.normalize(share);
       warp.put_weights(share);
@@ -68,18 +67,16 @@ std::tuple<Tensor, Tensor> soft_pool(const Tensor& features, const Tensor& value
   const std::optional<Tensor> given = mass;
   const SoftClusters in{features, centers, positions, given, mask, coefficients, cell, compactness, temperature};
   return soft_pool_checked(in, values, [&](auto tag, const Tensor& sums, const Tensor& pooled) {
-    using scalar_t = typename decltype(tag)::type;
-    using acc = acc_t<scalar_t>;
-    const AssignTensors<scalar_t> tensors(in);
+    using acc = acc_t<typename decltype(tag)::type>;
+    const AssignTensors<acc> tensors(in);
     const Plan& plan = tensors.job.plan;
     const int entries = int(values.size(1)) + 1;
     Workspace workspace;
     const int64_t partial = workspace.take<acc>(plan.sums(entries));
     workspace.allocate(features);
-    dispatch_rows<acc>(std::max(tensors.job.rows(), entries), [&](auto m) {
-      launch_tiles<CellShared<acc, m>>(launch, plan, pool_kernel<scalar_t, m>, tensors.job, tensors.clusters,
-                                       image_view<scalar_t>(values), workspace.at<acc>(partial));
-    });
+    constexpr int m = kRowEights<acc>;
+    launch_tiles<CellShared<acc, m>>(launch, plan, pool_kernel<acc, m>, tensors.job, tensors.clusters,
+                                     any_image<acc>(values), entries, workspace.at<acc>(partial));
     launch(gather_pool_kernel<acc>, tile_blocks(plan), dim3(kSoftThreads), 0, plan, workspace.at<acc>(partial), entries,
            mutable_data<acc>(sums), mutable_data<acc>(pooled));
   });
@@ -101,18 +98,16 @@ struct PoolVectors {
 };
 
 // A warp per patch. Reads features and values once, writes the gradients of both: 2 b (C + Cv) bytes per pixel.
-template <typename scalar_t, int m>
+template <typename acc, int m>
 __global__ void __launch_bounds__(kSoftThreads)
-    pool_backward_kernel(SoftJob<scalar_t> job, Clusters<acc_t<scalar_t>> clusters, ImageView<const scalar_t> values,
-                         PoolVectors<acc_t<scalar_t>> vectors, ImageView<scalar_t> grad_features,
-                         ImageView<scalar_t> grad_values, acc_t<scalar_t>* sums, acc_t<scalar_t>* pairs) {
-  using acc = acc_t<scalar_t>;
+    pool_backward_kernel(SoftJob<acc> job, Clusters<acc> clusters, AnyImage<acc> values, PoolVectors<acc> vectors,
+                         AnyImage<acc> grad_features, AnyImage<acc> grad_values, acc* sums, acc* pairs) {
   using Shared = GradientShared<acc, m>;
-  using Scores = typename CellWarp<scalar_t, m>::Scores;
+  using Scores = typename CellWarp<acc, m>::Scores;
   constexpr int kRows = Shared::kRows;
   auto* warps = shared_memory<Shared>();
   Shared& own = warps[threadIdx.x / 32];
-  CellWarp<scalar_t, m> warp(job, own);
+  CellWarp<acc, m> warp(job, own);
   const int entries = vectors.channels + 1;
   acc total[2];
   for_each_patch(job.plan, [&](const Place& place, int round) {
@@ -139,20 +134,13 @@ __global__ void __launch_bounds__(kSoftThreads)
       for (int first = 0; first < entries; first += kRows) {
         const int count = entries - first < kRows ? entries - first : kRows;
         if (entries > kRows) prepare_vectors(warp, own, first, count, vectors, constant);
-        spread<true, false>(own, share, share, acc(0), int(first == 0), count, [&](int d, int j, acc value) {
-          if (warp.exists[j])
-            grad_values.pixel(warp.b, warp.y[j], warp.x[j])[(first + d - 1) * grad_values.channel_stride] =
-                static_cast<scalar_t>(value);
-        });
+        spread<true, false>(own, share, share, acc(0), int(first == 0), count,
+                            [&](int d, int j, acc value) { warp.store(grad_values, first + d - 1, j, value); });
       }
       softmax_backward(share, grad);
     }
     scores_backward<false>(warp, active, clusters, grad, grad, NoVectors{}, place, round, warps, sums, total,
-                           [&](int c, int j, acc value) {
-                             if (warp.exists[j])
-                               grad_features.pixel(warp.b, warp.y[j], warp.x[j])[c * grad_features.channel_stride] =
-                                   static_cast<scalar_t>(value);
-                           });
+                           [&](int c, int j, acc value) { warp.store(grad_features, c, j, value); });
     if (round + 1 == job.plan.rounds) add_totals(job.plan, place, warps, total, true, pairs);
   });
 }
@@ -167,19 +155,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_pool_backward(
   return soft_pool_backward_checked(
       grad_sums, grad_mass, in, values,
       [&](auto tag, const SoftGradients& out, const Tensor& grad_values, const Tensor& of_sums, const Tensor& of_mass) {
-        using scalar_t = typename decltype(tag)::type;
-        using acc = acc_t<scalar_t>;
-        const AssignTensors<scalar_t> tensors(in);
+        using acc = acc_t<typename decltype(tag)::type>;
+        const AssignTensors<acc> tensors(in);
         const auto& job = tensors.job;
         const int channels = int(values.size(1));
         const PoolVectors<acc> vectors{tensors.clusters.mass, data<acc>(of_sums), data<acc>(of_mass), channels};
         gather_gradients(launch, job, out, [&](acc* sums, acc* pairs) {
-          dispatch_rows<acc>(std::max(job.rows(), channels + 1), [&](auto m) {
-            launch_tiles<GradientShared<acc, m>>(launch, job.plan, pool_backward_kernel<scalar_t, m>, job,
-                                                 tensors.clusters, image_view<scalar_t>(values), vectors,
-                                                 mutable_image_view<scalar_t>(out.features),
-                                                 mutable_image_view<scalar_t>(grad_values), sums, pairs);
-          });
+          constexpr int m = kRowEights<acc>;
+          launch_tiles<GradientShared<acc, m>>(launch, job.plan, pool_backward_kernel<acc, m>, job, tensors.clusters,
+                                               any_image<acc>(values), vectors, any_image<acc>(out.features),
+                                               any_image<acc>(grad_values), sums, pairs);
         });
       });
 }

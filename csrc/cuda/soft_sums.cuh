@@ -48,8 +48,8 @@ __device__ __forceinline__ void combine(const Plan& plan, const Place& place, bo
 
 // All entries of a patch: the sums over its pixels of weight [9] (1, x), relative to the candidates, which also adds to
 // `total`. Without clusters (CellWarp::score): of the own centre.
-template <typename scalar_t, int m, typename Shared, typename acc>
-__device__ __forceinline__ void add_to_centers(CellWarp<scalar_t, m>& warp, bool active, const Clusters<acc>* clusters,
+template <int m, typename Shared, typename acc>
+__device__ __forceinline__ void add_to_centers(CellWarp<acc, m>& warp, bool active, const Clusters<acc>* clusters,
                                                const Place& place, int round, const Shared* warps, acc* sums,
                                                acc* total = nullptr) {
   constexpr int kRows = Shared::kRows;
