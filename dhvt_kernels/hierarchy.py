@@ -122,17 +122,16 @@ class Hierarchy:
         capacity = self.num_leaves
         if selection.max_tokens is not None and self.complete:
             capacity = min(selection.max_tokens, capacity)
-        node = cut.node[:, :capacity].contiguous()
         with torch.no_grad():
             cost = torch.addcmul(likelihood, cut.strength[:, None], penalty)
         return Partition(
             labels=relabel(self.leaves, cut.segment),
             counts=cut.counts,
             num_segments=capacity,
-            node=node,
+            node=cut.node[:, :capacity],
             strength=cut.strength,
-            cost=_at(node, cost).sum(1),
-            probability=_at(node, cut.probability),
+            cost=_at(cut.node, cost).sum(1),
+            probability=_at(cut.node, cut.probability)[:, :capacity],
             expected_tokens=cut.expected_tokens,
             soft=self.soft,
         )

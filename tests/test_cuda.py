@@ -1,5 +1,7 @@
 """The CUDA kernels, on a GPU or emulated (docs/emulation.md); the operators' own tests run on them, too."""
 
+import ctypes
+
 import backends
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from grid import DTYPES, assert_close
 from samples import SAMPLES
 from test_operators import call, check_against_reference, flat
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dhvt_kernels as dk
 
@@ -56,3 +59,36 @@ def test_pixels_that_lie_more_than_2_to_the_31_elements_apart(cuda, name):
     with backends.use(cuda):
         for found, expected in zip(flat(FAR[name](far)), flat(FAR[name](image)), strict=True):
             assert_close(found, expected, torch.float16)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts torch's own operators that launch something: all but views."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if function.namespace == "aten" and not function.is_view and function is not torch.ops.aten.detach.default:
+            self.names.append(str(function))
+        return out
+
+
+@pytest.mark.skipif("cuda-emulated" not in backends.CUDA_OPERATORS, reason="the emulation was not built")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_tokenizer_takes_at_most_30_launches(batch):
+    """Ours, torch's, and a fill for each tensor of zeros; on a GPU, tests/test_gpu.py counts what its graph holds."""
+    count = ctypes.CDLL(str(backends.LIBRARY)).emulated_launches
+    images = torch.nn.functional.interpolate(torch.rand(batch, 3, 8, 8), size=(56, 72), mode="bicubic").clamp(0, 1)
+    tokenizer = dk.Tokenizer(max_tokens=16)
+    with torch.no_grad():
+        expected = tokenizer(images)
+        with backends.use("cuda-emulated"):
+            before = count()
+            with Kernels() as glue:
+                found = tokenizer(images)
+            launches = count() - before + len(glue.names)
+    assert 20 < launches <= 30, glue.names
+    assert torch.equal(found.counts, expected.counts)
+    assert (found.labels == expected.labels).float().mean() > 0.99

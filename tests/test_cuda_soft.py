@@ -7,7 +7,7 @@ from grid import assert_close
 
 from dhvt_kernels._schema import ops
 
-pytestmark = pytest.mark.skipif(not backends.has_emulated("soft_pool_backward"), reason="the emulation was not built")
+pytestmark = pytest.mark.parametrize("cuda", backends.CUDA_OPERATORS)
 
 NUMBERS = (2.0, 5.0)
 
@@ -57,9 +57,9 @@ def everything(features, mask, cell, iterations=2):
         (torch.float64, 2, 36, (40, 20)),
     ],
 )
-def test_equals_the_reference(dtype, channels, cell, size):
+def test_equals_the_reference(cuda, dtype, channels, cell, size):
     features, mask = inputs(dtype, channels, *size)
-    with backends.use("cuda-emulated"):
+    with backends.use(cuda):
         found = everything(features, mask, cell)
     with backends.use("reference"):
         expected = everything(features.double(), mask, cell)
@@ -69,10 +69,10 @@ def test_equals_the_reference(dtype, channels, cell, size):
 
 
 @pytest.mark.parametrize(("channels", "cell", "size"), [(3, 4, (10, 24)), (2, 20, (40, 60)), (22, 9, (18, 27))])
-def test_one_cooperative_launch_gives_the_bits_of_many(channels, cell, size):
+def test_one_cooperative_launch_gives_the_bits_of_many(cuda, channels, cell, size):
     """One image has few enough blocks for it, three do not."""
     features, mask = inputs(torch.float32, channels, *size, batch=3)
-    with backends.use("cuda-emulated"):
+    with backends.use(cuda):
         together = ops.soft_cluster(features, mask, None, cell, *NUMBERS, 3)
         for b in range(3):
             alone = ops.soft_cluster(features[b : b + 1], mask[b : b + 1], None, cell, *NUMBERS, 3)
