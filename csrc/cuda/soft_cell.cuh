@@ -5,14 +5,14 @@
 // where there are more than kRows, in chunks, one after the other. Scores take the matrix with a lane per pixel: a row
 // costs a lane 2 numbers of its own, 8 coefficients that all lanes read (two loads of 16 bytes), and 16 multiply-adds.
 // Sums take it with a lane per 16 pixels and every eighth row, 12 loads of 16 bytes for 108 multiply-adds (with 24
-// rows): so a pixel with C = 20 costs 36 C + 120 flop in 840 multiply-adds' slots per patch, and about 150 shared
-// memory accesses.
+// rows). A pixel costs 36 C + 120 flop: with C = 20 a patch takes 840 multiply-adds of a warp, and about 200 accesses
+// of shared memory, half of them of 16 bytes.
 #pragma once
 
 #include <limits>
 
+#include "cuda/any_image.cuh"
 #include "cuda/soft_plan.cuh"
-#include "image.h"
 
 namespace dhvt {
 
@@ -50,39 +50,6 @@ struct Clusters {
   const acc* centers;    // [B,L,C]
   const acc* positions;  // [B,L,2]
   const acc* mass;       // [B,L]
-};
-
-// An image of any dtype that accumulates in `acc`: where kernels read and write it, and nowhere else, they distinguish
-// dtypes, so that they are compiled once for three.
-template <typename acc>
-struct AnyImage {
-  void* data;
-  int type;  // 0: acc, 1: float16, 2: bfloat16
-  int64_t batch_stride, channel_stride, row_stride, column_stride;
-
-  // body(pointer to const scalars).
-  template <typename Body>
-  __device__ __forceinline__ void visit(const Body& body) const {
-    if constexpr (std::is_same_v<acc, float>) {
-      if (type == 1) return body(static_cast<const Half*>(data));
-      if (type == 2) return body(static_cast<const BFloat16*>(data));
-    }
-    body(static_cast<const acc*>(data));
-  }
-  __device__ __forceinline__ int64_t at(int64_t b, int64_t y, int64_t x) const {
-    return b * batch_stride + y * row_stride + x * column_stride;
-  }
-  __device__ __forceinline__ acc load(int64_t i) const {
-    acc out;
-    visit([&](const auto* from) { out = static_cast<acc>(from[i]); });
-    return out;
-  }
-  __device__ __forceinline__ void store(int64_t i, acc value) const {
-    visit([&](const auto* to) {
-      using scalar_t = std::remove_cvref_t<decltype(*to)>;
-      static_cast<scalar_t*>(data)[i] = static_cast<scalar_t>(value);
-    });
-  }
 };
 
 // What all kernels of a call are given.

@@ -19,19 +19,6 @@ void dispatch_rows(int rows, const Body& body) {
     body(std::integral_constant<int, kRowEights<acc>>{});
 }
 
-template <typename acc>
-AnyImage<acc> any_image(const Tensor& t) {
-  const ScalarType type = t.scalar_type();
-  return {const_cast<void*>(t.const_data_ptr()),
-          type == ScalarType::Half       ? 1
-          : type == ScalarType::BFloat16 ? 2
-                                         : 0,
-          t.stride(0),
-          t.stride(1),
-          t.stride(2),
-          t.stride(3)};
-}
-
 // Tensors that a job points to, dense.
 template <typename acc>
 struct SoftTensors {
