@@ -62,6 +62,11 @@ class Case:
     compiled: bool = False
 
     @property
+    def rank(self) -> int:
+        """What is to be measured first."""
+        return 2 * self.compiled - (self.operator == "tokenizer")
+
+    @property
     def id(self) -> str:
         return f"{self.operator}-{self.direction}-{'x'.join(map(str, self.shape))}"
 

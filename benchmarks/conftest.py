@@ -60,6 +60,8 @@ def pytest_collection_modifyitems(config, items):
     others = [item for item in mine if not wanted(item)]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in others]
+    if device != "cpu":  # the run may be stopped: the tokenizer comes first, what torch.compile takes long for last
+        items.sort(key=lambda item: item in mine and item.callspec.params["case"].rank)
 
 
 @pytest.fixture

@@ -51,9 +51,14 @@ class Implementation:
     seconds: list[float] = field(default_factory=list)
     #: Bytes above the inputs at the highest point of one call; None where they cannot be measured.
     memory: int | None = None
+    #: The call in another form, for its time.
+    timed: Call | None = None
 
     def run(self) -> Any:
         return self.call()
+
+    def run_timed(self) -> Any:
+        return (self.timed or self.call)()
 
 
 def backends() -> list[str]:
@@ -111,7 +116,7 @@ def implementations(case: Case, device: str, missing: set[str]) -> tuple[dict[st
         found["FMA"] = Implementation("ceiling", fma_ceiling(device))
     if torch.device(device).type == "cuda":
         for one in found.values():
-            one.call = captured(one)
+            one.timed = captured(one)
     return found, cost
 
 
@@ -127,16 +132,21 @@ def compiled_reference(call: Callable[..., Any], inputs: tuple[Tensor, ...]) -> 
 
 def captured(one: Implementation) -> Call:
     """The call as a CUDA graph, which costs the host nothing; as it is where it waits for the GPU."""
+    stream, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
     try:
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        side.wait_stream(stream)
         with torch.no_grad(), _in_force(one), torch.cuda.stream(side):
             one.run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
+            torch.cuda.set_sync_debug_mode("error")  # a capture that fails leaves traces, so it is not tried
+            one.run()
+        torch.cuda.set_sync_debug_mode("default")
+        stream.wait_stream(side)
         with torch.no_grad(), _in_force(one), torch.cuda.graph(graph):
             one.run()
     except RuntimeError:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_stream(stream)
         torch.cuda.synchronize()
         return one.call
     return graph.replay
@@ -222,9 +232,9 @@ def measure(found: dict[str, Implementation], device: str, max_time: float, min_
         plan = {}
         for name, one in found.items():
             with _in_force(one):
-                once = seconds(one.run, 1, device) if one.first is None else one.first
+                once = seconds(one.run_timed, 1, device) if one.first is None else one.first
                 if once < max_time:  # the first call may have paid for more
-                    once = seconds(one.run, 1, device)
+                    once = seconds(one.run_timed, 1, device)
             repeats = max(1, min(round(BURST / max(once, 1e-9)), 1000))
             fewest = 1 if once > LONG else FEWEST_ROUNDS if once > max_time else max(min_rounds, FEWEST_ROUNDS)
             rounds = max(fewest, min(round(max_time / (repeats * once)), MOST_ROUNDS))
@@ -240,8 +250,8 @@ def measure(found: dict[str, Implementation], device: str, max_time: float, min_
                     continue
                 with _in_force(one):
                     if repeats > 1:
-                        one.run()  # its code and data are back in cache
-                    one.seconds.append(seconds(one.run, repeats, device))
+                        one.run_timed()  # its code and data are back in cache
+                    one.seconds.append(seconds(one.run_timed, repeats, device))
     finally:
         if collecting:
             gc.enable()

@@ -1,8 +1,12 @@
 """Every test runs with uninitialised memory filled with NaN, so that an element which no kernel wrote shows."""
 
+import os
+
 import backends
 import pytest
 import torch
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products ask for on a GPU
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,7 @@ def capture(tokenizer, images):
 def test_agrees_with_the_cpu(tokenizer, images):
     """Sums are taken in another order, so a near tie may fall otherwise: most of every segment must be the same."""
     found, expected = tokenizer(images), tokenizer(images.cpu())
-    assert torch.equal(found.counts.cpu(), expected.counts)
+    assert (found.counts.cpu() - expected.counts).abs().max() <= 2
     for a, b in zip(found.labels.cpu(), expected.labels, strict=True):
         pairs = torch.bincount((a.long() * 100 + b.long()).flatten(), minlength=10000).reshape(100, 100)
         assert pairs.amax(1).sum() > 0.97 * a.numel()
@@ -72,6 +72,7 @@ def test_a_graph_replays_on_new_images(tokenizer, images):
 
 
 def test_launches(tokenizer, images, tmp_path):
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a launch for every tensor
     graph, _ = capture(tokenizer, images)
     graph.debug_dump(str(tmp_path / "graph.dot"))
     nodes = re.findall(r'^\s*"graph_\d+_node_\d+"\s*\[', (tmp_path / "graph.dot").read_text(), re.MULTILINE)
@@ -148,3 +149,16 @@ def test_memory_beyond_2_to_the_31_elements():
     labels = torch.zeros(1, 46341, 46342, dtype=torch.int32, device="cuda")
     labels[:, -1] = 1
     assert dk.relabel(labels, torch.tensor([[5, 7]], dtype=torch.int32, device="cuda"))[0, -2:, -1].tolist() == [5, 7]
+
+
+@pytest.mark.parametrize("size", [(4096, 8), (2048, 40), (64, 4096)])
+def test_long_components_are_whole_in_every_run(size):
+    """Many tiles and strips are joined side by side; the order differs from run to run."""
+    labels = torch.zeros(3, *size, dtype=torch.int32)
+    labels[1, :, ::2] = 1  # stripes
+    labels[2, 1::4, 1:] = labels[2, 3::4, :-1] = 1  # a snake
+    expected = dk.connected_components(labels)
+    for _ in range(200):
+        found = dk.connected_components(labels.cuda())
+        assert torch.equal(found.labels.cpu(), expected.labels)
+        assert torch.equal(found.counts.cpu(), expected.counts)

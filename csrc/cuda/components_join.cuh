@@ -45,8 +45,8 @@ struct Flatten {
     uint32_t roots = 0;
     const int32_t first = int32_t(i / image.words * image.width + i % image.words * 32);
     image.for_bits(image.tile_bits, int32_t(i), [&](int32_t part) {
-      const int32_t strip = image.strip_root ? root_of(image.strip_root, part) : part;
-      const int32_t component = root_of(image.component, strip);
+      const int32_t strip = image.strip_root ? final_root_of(image.strip_root, part) : part;
+      const int32_t component = final_root_of(image.component, strip);
       if (image.strip_root) image.strip_root[part] = strip;
       image.component[part] = component;
       if (component == part) roots |= 1u << (part - first);

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -13,8 +14,18 @@
 namespace dhvt {
 namespace {
 
+// Throws what went wrong; where the device has no code, with what was built and what was found.
 void check(cudaError_t error, const char* doing) {
-  STD_TORCH_CHECK(error == cudaSuccess, "dhvt_kernels: ", doing, ": ", cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // else the next check would find it again
+  int device;
+  cudaDeviceProp found;
+  if ((error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) &&
+      cudaGetDevice(&device) == cudaSuccess && cudaGetDeviceProperties(&found, device) == cudaSuccess)
+    STD_TORCH_CHECK(false, "dhvt_kernels: the library has no code for device ", device, " (", found.name, ", sm_",
+                    found.major, found.minor, "); it was built for ", DHVT_CUDA_ARCHITECTURES,
+                    ". Build it again with TORCH_CUDA_ARCH_LIST=", found.major, ".", found.minor);
+  STD_TORCH_CHECK(false, "dhvt_kernels: ", doing, ": ", cudaGetErrorString(error));
 }
 
 // libtorch_cuda is there already when a CUDA tensor is; linking it would tie the library to it.
@@ -34,9 +45,9 @@ void* current_stream(int device) {
 }  // namespace
 
 DeviceScope::DeviceScope(const Tensor& on) : device_(on.get_device_index()) {
+  stream_ = current_stream(device_);
   check(cudaGetDevice(&before_), "cudaGetDevice");
   if (before_ != device_) check(cudaSetDevice(device_), "cudaSetDevice");
-  stream_ = current_stream(device_);
 }
 
 DeviceScope::~DeviceScope() {
@@ -45,8 +56,10 @@ DeviceScope::~DeviceScope() {
 
 void DeviceScope::allow_shared(const void* kernel, size_t bytes) const {
   constexpr size_t kAlways = 48 << 10;
-  if (bytes > kAlways)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), "shared memory");
+  if (bytes <= kAlways) return;
+  // All that there is: another thread may be about to launch the same kernel with more.
+  const int most = int(std::max(bytes, most_shared()));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "shared memory");
 }
 
 size_t DeviceScope::most_shared() const {
@@ -59,31 +72,17 @@ int64_t DeviceScope::resident(const void* kernel, int threads, size_t shared) co
   static std::mutex mutex;
   static std::map<std::tuple<int, const void*, int, size_t>, int64_t> known;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto [entry, is_new] = known.try_emplace({device_, kernel, threads, shared}, 0);
-  if (!is_new) return entry->second;
+  const std::tuple key{device_, kernel, threads, shared};
+  if (const auto found = known.find(key); found != known.end()) return found->second;
   int cooperative = 0, processors = 0, blocks = 0;
   check(cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device_), "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device_), "cudaDeviceGetAttribute");
   allow_shared(kernel, shared);
-  // Where the device has no code for it: 0, and the launch says so.
-  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared) != cudaSuccess) {
-    cudaGetLastError();
-    blocks = 0;
-  }
-  return entry->second = cooperative ? int64_t(blocks) * processors : 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared), "occupancy");
+  return known[key] = cooperative ? int64_t(blocks) * processors : 0;
 }
 
-void DeviceScope::check_launch() const {
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
-    cudaDeviceProp found;
-    check(cudaGetDeviceProperties(&found, device_), "cudaGetDeviceProperties");
-    STD_TORCH_CHECK(false, "dhvt_kernels: the library has no code for device ", device_, " (", found.name, ", sm_",
-                    found.major, found.minor, "); it was built for ", DHVT_CUDA_ARCHITECTURES,
-                    ". Build it again with TORCH_CUDA_ARCH_LIST=", found.major, ".", found.minor);
-  }
-  check(error, "launch");
-}
+void DeviceScope::check_launch() const { check(cudaGetLastError(), "launch"); }
 
 }  // namespace dhvt
 

@@ -27,8 +27,7 @@ class DeviceScope {
   // Blocks of a kernel that run side by side, all of them cooperatively; asked for once.
   int64_t resident(const void* kernel, int threads, size_t shared) const;
 
-  // Throws what went wrong with the launch before; where the device has no code, with what was built and what was
-  // found.
+  // Throws what went wrong with the launch before.
   void check_launch() const;
 
  private:

@@ -21,6 +21,14 @@ __device__ __forceinline__ int32_t root_of(int32_t* parents, int32_t i) {
   return i;
 }
 
+// The same once nothing is joined any more, without writing: while others put final roots in the place of parents, a
+// path must not be shortened to what was an ancestor.
+__device__ __forceinline__ int32_t final_root_of(const int32_t* parents, int32_t i) {
+  const volatile int32_t* parent = parents;
+  for (int32_t up = parent[i]; up != i; up = parent[i]) i = up;
+  return i;
+}
+
 // Links the higher of two roots to the lower one; begins again from what was there if it was no root any more.
 __device__ __forceinline__ void join_sets(int32_t* parents, int32_t a, int32_t b) {
   a = root_of(parents, a);

@@ -8,7 +8,7 @@ namespace dhvt {
 
 constexpr int kParallelParts = 4;  // on the way at a time
 
-// `lanes` (a power of 2 up to 32) threads take a segment, and as many of its channels by blockIdx.y. Each looks for the
+// `lanes` (a power of 2 up to 32) threads take a segment, and as many of its channels. Each looks for the
 // segment in one tile; what they find is then joined in the order of the tiles, a channel per thread. Reads the parts
 // once, and the labels of a tile by halves.
 template <typename Output>
@@ -16,9 +16,11 @@ __global__ void __launch_bounds__(kThreads)
     join_parts_kernel(const Output out, const Tiling tiling, int64_t num_segments, int lanes,
                       const Parts<typename Output::Part> parts) {
   const int own = int(threadIdx.x) % lanes, first_lane = lane() - own, groups = kThreads / lanes;
-  const int64_t segments = tiling.batch * num_segments, c = int64_t(blockIdx.y) * lanes + own;
-  const bool has_channel = c < parts.channels;
-  for (int64_t s0 = int64_t(blockIdx.x) * groups; s0 < segments; s0 += int64_t(gridDim.x) * groups) {
+  const int64_t segments = tiling.batch * num_segments, rounds = (segments + groups - 1) / groups;
+  const int64_t tasks = rounds * max((parts.channels + lanes - 1) / lanes, int64_t(1));
+  for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
+    const int64_t s0 = task % rounds * groups, c = task / rounds * lanes + own;
+    const bool has_channel = c < parts.channels;
     const int64_t segment = s0 + threadIdx.x / lanes;
     const bool inside = segment < segments;
     const int64_t image = inside ? segment / num_segments : 0;
@@ -62,7 +64,7 @@ __global__ void __launch_bounds__(kThreads)
     if (!inside) continue;
     if (has_channel) out.write(segment, c, total);
     if constexpr (Output::kShape)
-      if (blockIdx.y == 0 && own == 0) shape.write(out, segment);
+      if (c == 0) shape.write(out, segment);
   }
 }
 
@@ -119,16 +121,17 @@ void reduce_segments(const Launcher& launch, const Operator& op, const Tensor& l
   while (wide_rows < 8 && wide_rows < view.height) wide_rows *= 2;
   const Tiling tiling =
       wide ? tiling_of(labels, wide_rows, kWidePixels / wide_rows) : tiling_of(labels, kTileRows, kTileColumns);
-  const int64_t capacity =
-      wide ? std::min<int64_t>(num_segments, kWidePixels) : kLists * std::min<int64_t>(num_segments, kListRecords);
+  // A part holds a pixel at least, and the lists of a tile share its pixels.
+  const int64_t pixels = std::min(view.height, int64_t(tiling.rows)) * std::min(view.width, int64_t(tiling.columns));
+  const int64_t capacity = std::min(pixels, wide ? num_segments : kLists * num_segments);
   const PartsMemory<typename Output::Part> memory(labels, tiling, num_segments, capacity, channels, Output::kShape);
   const auto& parts = memory.parts();
   const auto shares = [](int64_t all, int64_t each) { return std::max<int64_t>(1, (all + each - 1) / each); };
   for_each(launch, segments, ClearHeld{parts.held});
   const unsigned tiles = blocks_for(tiling.count()).x;
   if (wide) {
-    const int64_t threads = std::min<int64_t>(kWideThreads, shares(view.channels, 32) * 32);
-    const dim3 blocks(tiles, unsigned(std::min<int64_t>(shares(view.channels, threads), 65535)));
+    const int64_t threads = std::min<int64_t>(kWideThreads, shares(channels, 32) * 32);
+    const dim3 blocks(tiles, unsigned(std::min<int64_t>(shares(channels, threads), 65535)));
     launch(reduce_wide_kernel<Operator>, blocks, dim3(unsigned(threads)), sizeof(WideMemory), op, data<int32_t>(labels),
            tiling, num_segments, parts);
   } else {
@@ -140,8 +143,7 @@ void reduce_segments(const Launcher& launch, const Operator& op, const Tensor& l
            sizeof(TileMemory<Operator>), op, data<int32_t>(labels), tiling, num_segments, each, parts);
   }
   const int64_t lanes = channels <= 8 ? 8 : 32, groups = kThreads / lanes;
-  launch(join_parts_kernel<Output>,
-         dim3(blocks_for((segments + groups - 1) / groups).x, unsigned(shares(channels, lanes))), dim3(kThreads), 0,
+  launch(join_parts_kernel<Output>, blocks_for(shares(segments, groups) * shares(channels, lanes)), dim3(kThreads), 0,
          op.out, tiling, num_segments, int(lanes), parts);
 }
 

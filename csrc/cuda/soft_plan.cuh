@@ -38,6 +38,7 @@ struct Plan {
         columns((width + cell - 1) / cell),
         pitch(std::max(std::min(cell, width), 1)) {
     STD_TORCH_CHECK(std::max(height_, width_) < (int64_t(1) << 30), "features: larger than 2^30 pixels to a side");
+    STD_TORCH_CHECK(cells() < (int64_t(1) << 31), "cell: more than 2^31 - 1 cells in an image");
     patches = (int64_t(pitch) * std::max(std::min(cell, height), 1) + kPatch - 1) / kPatch;
     warps = patches <= 1 ? 1 : patches == 2 ? 2 : kWarps;
     tile_rows = warps == 1 ? 2 : 1;

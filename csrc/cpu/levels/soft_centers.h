@@ -110,7 +110,7 @@ class CenterRows {
 
 // The centres of an image in memory.
 template <typename acc>
-DHVT_HD void read_centers(const CellGrid& grid, const CenterView<acc>& view, int64_t row, const CenterRows<acc>& out) {
+void read_centers(const CellGrid& grid, const CenterView<acc>& view, int64_t row, const CenterRows<acc>& out) {
   if (row < 0 || row >= grid.rows) return out.clear(row);
   for (int64_t column = 0; column < grid.columns; ++column) {
     const int64_t j = row * grid.columns + column;
@@ -140,7 +140,7 @@ class Candidates {
   DHVT_HD explicit Candidates(int64_t dims)
       : coefficient_(dims * kOthers * kChunk), difference_(dims * kOthers * kChunk) {}
 
-  DHVT_HD void prepare(const CellGrid& grid, const Metric<acc>& metric, const CenterRows<acc>& centers, int64_t row,
+  void prepare(const CellGrid& grid, const Metric<acc>& metric, const CenterRows<acc>& centers, int64_t row,
                        int64_t first) {
     using V = Lanes<acc>;
     using I = Index<acc>;

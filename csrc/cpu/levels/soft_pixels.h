@@ -57,7 +57,7 @@ DHVT_HD void for_each_run(const CellGrid& grid, const Cell<acc>& cell, int64_t s
 }
 
 template <typename acc>
-DHVT_HD void store_labels(const CellGrid& grid, const Cell<acc>& cell, int64_t start, int count, const int32_t* tile,
+void store_labels(const CellGrid& grid, const Cell<acc>& cell, int64_t start, int count, const int32_t* tile,
                           int32_t* labels) {
   for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
     copy_side(tile + n, length, labels + y * grid.width + x);
@@ -66,7 +66,7 @@ DHVT_HD void store_labels(const CellGrid& grid, const Cell<acc>& cell, int64_t s
 
 // Copies `channels` of a tile's pixels, from channel `first` on, into rows of kStride; 0 for the rest of a block.
 template <typename scalar_t, typename acc>
-DHVT_HD void load_tile(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
+void load_tile(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
                        int64_t start, int count, int64_t first, int64_t channels, acc* out) {
   for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
     const scalar_t* from = view.pixel(b, y, x) + first * view.channel_stride;
@@ -77,7 +77,7 @@ DHVT_HD void load_tile(const ImageView<const scalar_t>& view, int64_t b, const C
 }
 
 template <typename scalar_t, typename acc>
-DHVT_HD void store_tile(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
+void store_tile(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
                         int64_t start, int count, int64_t first, int64_t channels, const acc* from) {
   for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
     scalar_t* to = view.pixel(b, y, x) + first * view.channel_stride;
@@ -88,7 +88,7 @@ DHVT_HD void store_tile(const ImageView<scalar_t>& view, int64_t b, const CellGr
 
 // 0 in rows of a tile for pixels that take no part: their share is 0, but 0 * NaN is not.
 template <typename acc>
-DHVT_HD void clear_unused(const Cell<acc>& cell, int64_t start, int count, int64_t rows, acc* values) {
+void clear_unused(const Cell<acc>& cell, int64_t start, int count, int64_t rows, acc* values) {
   if (!cell.codes) return;
   for (int64_t i = 0; i < rows; ++i)
     for (int n = 0; n < count; ++n)
@@ -97,7 +97,7 @@ DHVT_HD void clear_unused(const Cell<acc>& cell, int64_t start, int count, int64
 
 // Copies the channels of a row of cells: [C, pixels of a cell] of each cell.
 template <typename scalar_t, typename acc>
-DHVT_HD void load_cells(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, int64_t row, acc* out,
+void load_cells(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, int64_t row, acc* out,
                         acc* line) {
   const int64_t height = grid.row_height(row), cell = grid.cell;
   for (int64_t c = 0; c < view.channels; ++c)
@@ -116,7 +116,7 @@ DHVT_HD void load_cells(const ImageView<const scalar_t>& view, int64_t b, const 
 
 // Writes cell-major planes of a row of cells to an image, which may lie in the same memory.
 template <typename scalar_t, typename acc>
-DHVT_HD void store_cells(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, int64_t row, int64_t plane,
+void store_cells(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, int64_t row, int64_t plane,
                          const acc* from, acc* line, acc* band) {
   const int64_t height = grid.row_height(row), cell = grid.cell;
   for (int64_t c = 0; c < view.channels; ++c) {
@@ -134,7 +134,7 @@ DHVT_HD void store_cells(const ImageView<scalar_t>& view, int64_t b, const CellG
 // Loads a row of cells and decides which pixels take part: `whole` where all of a cell do, else their codes; the
 // features of the others become 0.
 template <typename scalar_t, typename acc>
-DHVT_HD void load_row_of_cells(const ImageView<const scalar_t>& view, const bool* mask, int64_t b, const CellGrid& grid,
+void load_row_of_cells(const ImageView<const scalar_t>& view, const bool* mask, int64_t b, const CellGrid& grid,
                                int64_t row, const CellMajorRow<acc>& out, acc* line) {
   load_cells(view, b, grid, row, out.features, line);
   const int64_t height = grid.row_height(row);
