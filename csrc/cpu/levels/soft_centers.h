@@ -141,7 +141,7 @@ class Candidates {
       : coefficient_(dims * kOthers * kChunk), difference_(dims * kOthers * kChunk) {}
 
   void prepare(const CellGrid& grid, const Metric<acc>& metric, const CenterRows<acc>& centers, int64_t row,
-                       int64_t first) {
+               int64_t first) {
     using V = Lanes<acc>;
     using I = Index<acc>;
     first_ = first;

@@ -58,7 +58,7 @@ DHVT_HD void for_each_run(const CellGrid& grid, const Cell<acc>& cell, int64_t s
 
 template <typename acc>
 void store_labels(const CellGrid& grid, const Cell<acc>& cell, int64_t start, int count, const int32_t* tile,
-                          int32_t* labels) {
+                  int32_t* labels) {
   for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
     copy_side(tile + n, length, labels + y * grid.width + x);
   });
@@ -67,7 +67,7 @@ void store_labels(const CellGrid& grid, const Cell<acc>& cell, int64_t start, in
 // Copies `channels` of a tile's pixels, from channel `first` on, into rows of kStride; 0 for the rest of a block.
 template <typename scalar_t, typename acc>
 void load_tile(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
-                       int64_t start, int count, int64_t first, int64_t channels, acc* out) {
+               int64_t start, int count, int64_t first, int64_t channels, acc* out) {
   for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
     const scalar_t* from = view.pixel(b, y, x) + first * view.channel_stride;
     for (int64_t c = 0; c < channels; ++c, from += view.channel_stride)
@@ -77,8 +77,8 @@ void load_tile(const ImageView<const scalar_t>& view, int64_t b, const CellGrid&
 }
 
 template <typename scalar_t, typename acc>
-void store_tile(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
-                        int64_t start, int count, int64_t first, int64_t channels, const acc* from) {
+void store_tile(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell, int64_t start,
+                int count, int64_t first, int64_t channels, const acc* from) {
   for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
     scalar_t* to = view.pixel(b, y, x) + first * view.channel_stride;
     for (int64_t c = 0; c < channels; ++c, to += view.channel_stride)
@@ -98,7 +98,7 @@ void clear_unused(const Cell<acc>& cell, int64_t start, int count, int64_t rows,
 // Copies the channels of a row of cells: [C, pixels of a cell] of each cell.
 template <typename scalar_t, typename acc>
 void load_cells(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, int64_t row, acc* out,
-                        acc* line) {
+                acc* line) {
   const int64_t height = grid.row_height(row), cell = grid.cell;
   for (int64_t c = 0; c < view.channels; ++c)
     for (int64_t y = 0; y < height; ++y) {
@@ -117,7 +117,7 @@ void load_cells(const ImageView<const scalar_t>& view, int64_t b, const CellGrid
 // Writes cell-major planes of a row of cells to an image, which may lie in the same memory.
 template <typename scalar_t, typename acc>
 void store_cells(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, int64_t row, int64_t plane,
-                         const acc* from, acc* line, acc* band) {
+                 const acc* from, acc* line, acc* band) {
   const int64_t height = grid.row_height(row), cell = grid.cell;
   for (int64_t c = 0; c < view.channels; ++c) {
     copy(from + c * plane, height * grid.width, band);
@@ -135,7 +135,7 @@ void store_cells(const ImageView<scalar_t>& view, int64_t b, const CellGrid& gri
 // features of the others become 0.
 template <typename scalar_t, typename acc>
 void load_row_of_cells(const ImageView<const scalar_t>& view, const bool* mask, int64_t b, const CellGrid& grid,
-                               int64_t row, const CellMajorRow<acc>& out, acc* line) {
+                       int64_t row, const CellMajorRow<acc>& out, acc* line) {
   load_cells(view, b, grid, row, out.features, line);
   const int64_t height = grid.row_height(row);
   for (int64_t column = 0; column < grid.columns; ++column) {

@@ -86,8 +86,7 @@ class RowSums {
 
 // sums [record] = what the rows of cells around have for a centre. partial [rows,3,columns+2,record] of an image.
 template <typename acc>
-void gather_center(const CellGrid& grid, const acc* partial, int64_t row, int64_t column, int64_t record,
-                           acc* sums) {
+void gather_center(const CellGrid& grid, const acc* partial, int64_t row, int64_t column, int64_t record, acc* sums) {
   const int64_t line = (grid.columns + 2) * record;
   for (int64_t i = 0; i < record; i += kPiece<acc>) {
     Piece<acc> sum = {};
