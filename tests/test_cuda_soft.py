@@ -69,8 +69,8 @@ def test_equals_the_reference(cuda, dtype, channels, cell, size):
 
 
 @pytest.mark.parametrize(("channels", "cell", "size"), [(3, 4, (10, 24)), (2, 20, (40, 60)), (22, 9, (18, 27))])
-def test_one_cooperative_launch_gives_the_bits_of_many(cuda, channels, cell, size):
-    """One image has few enough blocks for it, three do not."""
+def test_groups_of_images_give_the_bits_of_one_alone(cuda, channels, cell, size):
+    """Alone, an image has as many blocks as tiles, or fewer; three are taken in groups."""
     features, mask = inputs(torch.float32, channels, *size, batch=3)
     with backends.use(cuda):
         together = ops.soft_cluster(features, mask, None, cell, *NUMBERS, 3)

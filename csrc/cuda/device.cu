@@ -68,6 +68,12 @@ size_t DeviceScope::most_shared() const {
   return size_t(bytes);
 }
 
+int64_t DeviceScope::cache() const {
+  int bytes = 0;
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrL2CacheSize, device_), "cudaDeviceGetAttribute");
+  return bytes;
+}
+
 int64_t DeviceScope::resident(const void* kernel, int threads, size_t shared) const {
   static std::mutex mutex;
   static std::map<std::tuple<int, const void*, int, size_t>, int64_t> known;
@@ -79,7 +85,8 @@ int64_t DeviceScope::resident(const void* kernel, int threads, size_t shared) co
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device_), "cudaDeviceGetAttribute");
   allow_shared(kernel, shared);
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared), "occupancy");
-  return known[key] = cooperative ? int64_t(blocks) * processors : 0;
+  STD_TORCH_CHECK(cooperative && blocks > 0, "dhvt_kernels: device ", device_, " takes no cooperative launches");
+  return known[key] = int64_t(blocks) * processors;
 }
 
 void DeviceScope::check_launch() const { check(cudaGetLastError(), "launch"); }

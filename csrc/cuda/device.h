@@ -24,6 +24,9 @@ class DeviceScope {
   // The most shared memory that a block may ask for.
   size_t most_shared() const;
 
+  // Bytes of the L2 cache.
+  int64_t cache() const;
+
   // Blocks of a kernel that run side by side, all of them cooperatively; asked for once.
   int64_t resident(const void* kernel, int threads, size_t shared) const;
 

@@ -99,7 +99,16 @@ class Launcher {
 #endif
   }
 
-  // How many blocks of a kernel the device runs side by side; 0 where it does not launch cooperatively.
+  // Bytes of the device's L2 cache. Emulated: so few that tests take several groups.
+  int64_t cache() const {
+#ifdef __CUDACC__
+    return device_.cache();
+#else
+    return 8 << 10;
+#endif
+  }
+
+  // How many blocks of a kernel the device runs side by side.
   template <typename... Parameters>
   int64_t resident(void (*kernel)(Parameters...), int threads, size_t shared) const {
 #ifdef __CUDACC__

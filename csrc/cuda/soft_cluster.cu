@@ -40,22 +40,23 @@ struct ClusterJob {
   }
 };
 
-// Steps [begin, end): step 0 gives the cells' means, step i state i from the state before, and the one after the last
-// iteration the labels. A warp per patch (soft_plan.cuh). Each step reads the features, b C bytes per pixel, and 9
-// centres per patch; an iteration also writes the sums of 4 centres per cell of a tile of four (more where cells are
-// larger) and reads them once: they stay in the L2 cache, as the states do. A step is a launch, or all are one
-// cooperative launch with a barrier of the grid between two steps: the same bits.
+// Step 0 gives the cells' means, step i state i from the state before, and the one after the last iteration the labels.
+// A warp per patch (soft_plan.cuh). Each step reads the features, b C bytes per pixel, and 9 centres per patch; an
+// iteration also writes the sums of 4 centres per cell of a tile of four (more where cells are larger) and reads them
+// once: they stay in the L2 cache, as the states do. All steps of as many images as fit the L2 cache are one
+// cooperative launch, with a barrier of the grid between two of them: so the features come from the device's memory
+// once, not in every step.
 template <typename acc, int m>
-__global__ void __launch_bounds__(kSoftThreads) cluster_kernel(ClusterJob<acc> job, int begin, int end) {
+__global__ void __launch_bounds__(kSoftThreads) cluster_kernel(ClusterJob<acc> job, Images images) {
   auto* warps = shared_memory<CellShared<acc, m>>();
   CellWarp<acc, m> warp(job.soft, warps[threadIdx.x / 32]);
   const Plan& plan = job.soft.plan;
 #pragma unroll 1
-  for (int step = begin; step < end; ++step) {
-    if (step > begin) sync_grid();
+  for (int step = 0; step <= job.iterations + 1; ++step) {
+    if (step > 0) sync_grid();
     const bool label = step > job.iterations;
     const Clusters<acc> before = job.state(step - 1), *clusters = step > 0 ? &before : nullptr;
-    for_each_patch(plan, [&](const Place& place, int round) {
+    for_each_patch(plan, images, [&](const Place& place, int round) {
       const bool active = warp.go(place, round);
       if (active) {
         typename CellWarp<acc, m>::Scores share;
@@ -78,6 +79,20 @@ __global__ void __launch_bounds__(kSoftThreads) cluster_kernel(ClusterJob<acc> j
                      [&](const Place& of, int r, acc sum, acc mass) { job.set(step, of, r, sum, mass); });
     });
   }
+}
+
+// Images in groups whose features take three quarters of the cache at most, or one image.
+std::vector<Images> groups(const Plan& plan, int64_t cache, int64_t image_bytes) {
+  const int64_t size = std::max<int64_t>(1, cache * 3 / 4 / std::max<int64_t>(image_bytes, 1));
+  std::vector<Images> out;
+  for (int64_t b = 0; b < plan.batch; b += size) out.push_back({b, std::min(b + size, plan.batch)});
+  return out;
+}
+
+// As many blocks as run side by side, if there are so many.
+dim3 group_blocks(const Plan& plan, const Images& images, int64_t resident) {
+  const int64_t down = std::min(images.end - images.begin, std::min<int64_t>(resident, 65535));
+  return dim3(unsigned(std::min(plan.tiles() * plan.parts, resident / down)), unsigned(down));
 }
 
 struct SetToZero {
@@ -108,15 +123,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster(const Tensor& features, 
                                   workspace.at<int32_t>(counters),
                                   mutable_data<int32_t>(labels),
                                   int(iterations)};
+        const int64_t pixels = features.size(2) * features.size(3);
+        const int64_t image_bytes = pixels * soft.channels * int64_t(sizeof(typename decltype(tag)::type));
         if (plan.parts > 1) for_each(launch, tiles, SetToZero{job.counters});
-        const int steps = int(iterations) + 2;
         dispatch_rows<acc>(soft.rows(), [&](auto m) {
           using Shared = CellShared<acc, m>;
           const auto kernel = cluster_kernel<acc, m>;
-          if (plan.blocks() <= launch.resident(kernel, kSoftThreads, block_bytes<Shared>()))
-            return launch.cooperative(kernel, tile_blocks(plan), dim3(kSoftThreads), block_bytes<Shared>(), job, 0,
-                                      steps);
-          for (int step = 0; step < steps; ++step) launch_tiles<Shared>(launch, plan, kernel, job, step, step + 1);
+          const int64_t resident = launch.resident(kernel, kSoftThreads, block_bytes<Shared>());
+          for (const Images& images : groups(plan, launch.cache(), image_bytes))
+            launch.cooperative(kernel, group_blocks(plan, images, resident), dim3(kSoftThreads), block_bytes<Shared>(),
+                               job, images);
         });
       });
 }

@@ -93,17 +93,27 @@ struct Place {
   }
 };
 
+// A range of images.
+struct Images {
+  int64_t begin, end;
+};
+
 // body(place, round) of every patch of this warp; all warps of a block go through it together. Blocks are
-// [B,tiles,parts], images along y of the grid.
+// [B,tiles,parts], images along y of the grid; there may be fewer than that.
 template <typename Body>
-__device__ __forceinline__ void for_each_patch(const Plan& plan, const Body& body) {
+__device__ __forceinline__ void for_each_patch(const Plan& plan, const Images& images, const Body& body) {
   const int of_image = int(plan.tiles()) * plan.parts;
-  for (int64_t b = blockIdx.y; b < plan.batch; b += gridDim.y)
+  for (int64_t b = images.begin + blockIdx.y; b < images.end; b += gridDim.y)
     for (int block = int(blockIdx.x); block < of_image; block += int(gridDim.x)) {
       const Place place(plan, b, block / plan.parts, block % plan.parts, int(threadIdx.x / 32));
 #pragma unroll 1
       for (int round = 0; round < plan.rounds; ++round) body(place, round);
     }
+}
+
+template <typename Body>
+__device__ __forceinline__ void for_each_patch(const Plan& plan, const Body& body) {
+  for_each_patch(plan, {0, plan.batch}, body);
 }
 
 // What the tiles around a centre have for it: records of the workspace, in a fixed order.

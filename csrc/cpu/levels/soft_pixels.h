@@ -57,8 +57,8 @@ DHVT_HD void for_each_run(const CellGrid& grid, const Cell<acc>& cell, int64_t s
 }
 
 template <typename acc>
-void store_labels(const CellGrid& grid, const Cell<acc>& cell, int64_t start, int count, const int32_t* tile,
-                  int32_t* labels) {
+DHVT_HD void store_labels(const CellGrid& grid, const Cell<acc>& cell, int64_t start, int count, const int32_t* tile,
+                          int32_t* labels) {
   for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
     copy_side(tile + n, length, labels + y * grid.width + x);
   });
@@ -66,8 +66,8 @@ void store_labels(const CellGrid& grid, const Cell<acc>& cell, int64_t start, in
 
 // Copies `channels` of a tile's pixels, from channel `first` on, into rows of kStride; 0 for the rest of a block.
 template <typename scalar_t, typename acc>
-void load_tile(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
-               int64_t start, int count, int64_t first, int64_t channels, acc* out) {
+DHVT_HD void load_tile(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
+                       int64_t start, int count, int64_t first, int64_t channels, acc* out) {
   for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
     const scalar_t* from = view.pixel(b, y, x) + first * view.channel_stride;
     for (int64_t c = 0; c < channels; ++c, from += view.channel_stride)
@@ -77,8 +77,8 @@ void load_tile(const ImageView<const scalar_t>& view, int64_t b, const CellGrid&
 }
 
 template <typename scalar_t, typename acc>
-void store_tile(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell, int64_t start,
-                int count, int64_t first, int64_t channels, const acc* from) {
+DHVT_HD void store_tile(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
+                        int64_t start, int count, int64_t first, int64_t channels, const acc* from) {
   for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
     scalar_t* to = view.pixel(b, y, x) + first * view.channel_stride;
     for (int64_t c = 0; c < channels; ++c, to += view.channel_stride)
@@ -88,7 +88,7 @@ void store_tile(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid
 
 // 0 in rows of a tile for pixels that take no part: their share is 0, but 0 * NaN is not.
 template <typename acc>
-void clear_unused(const Cell<acc>& cell, int64_t start, int count, int64_t rows, acc* values) {
+DHVT_HD void clear_unused(const Cell<acc>& cell, int64_t start, int count, int64_t rows, acc* values) {
   if (!cell.codes) return;
   for (int64_t i = 0; i < rows; ++i)
     for (int n = 0; n < count; ++n)

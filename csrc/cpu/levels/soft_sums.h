@@ -70,7 +70,7 @@ class RowSums {
   // [3,record] vectors of a column of centres, the first one being left of the image.
   DHVT_HD acc* open(int64_t column) const { return open_ + column % 3 * 3 * record_ * kLanes<acc>; }
 
-  void close(int64_t column) const {
+  DHVT_HD void close(int64_t column) const {
     const acc* lanes = open(column);
     for (int64_t row = 0; row < 3; ++row) {
       acc* out = partial_ + (row * (columns_ + 2) + column) * record_;
@@ -105,7 +105,7 @@ DHVT_HD acc slope(const Metric<acc>& metric, int64_t d, int64_t channels) {
 // The sums of a cell, which are relative to its own centre, become relative to each candidate: sum x - sum w (its
 // difference).
 template <typename acc>
-void end_relative_cell(const Cell<acc>& cell, int64_t dims, const RowSums<acc>& sums) {
+DHVT_HD void end_relative_cell(const Cell<acc>& cell, int64_t dims, const RowSums<acc>& sums) {
   sums.end_cell(cell.column, dims, [&](int64_t d, const auto& each_candidate) __attribute__((always_inline)) {
     const acc* difference = cell.difference + d * kOthers * kChunk;
     each_candidate([&](auto k, Lanes<acc> sum, Lanes<acc> mass) __attribute__((always_inline)) {

@@ -285,8 +285,8 @@ DHVT_HD void add_group(const acc* weight, const Numbers<acc>& numbers, int padde
 // lanes [9,record] of vectors, entry `first` + 1 + d of candidate k: += number d * weight[k]; entry 0 += weight[k] if
 // `mass`. If `fresh`, nothing is in the lanes yet.
 template <bool mass, typename acc>
-void add_products(const acc* weight, Numbers<acc> numbers, int64_t dims, int padded, bool fresh, int64_t first,
-                  acc* lanes, int64_t record) {
+DHVT_HD void add_products(const acc* weight, Numbers<acc> numbers, int64_t dims, int padded, bool fresh, int64_t first,
+                          acc* lanes, int64_t record) {
   acc* entry = lanes + (first + 1) * kLanes<acc>;
   const auto group = [&](auto size, auto with_mass) __attribute__((always_inline)) {
     add_group<size, with_mass>(weight, numbers, padded, fresh, entry, lanes, record);
@@ -340,7 +340,7 @@ DHVT_HD void add_inner_products(const Vectors<acc>& vectors, const Numbers<acc>&
 
 // tile.gradient += vectors . numbers.
 template <typename acc>
-void add_linear(const Vectors<acc>& vectors, const Numbers<acc>& numbers, int64_t dims, int padded, acc* out) {
+DHVT_HD void add_linear(const Vectors<acc>& vectors, const Numbers<acc>& numbers, int64_t dims, int padded, acc* out) {
   each_blocks<acc>(padded, [&](auto blocks, int at) __attribute__((always_inline)) {
     Lanes<acc> sum[blocks][kCandidates];
     each<blocks>(DHVT_EACH(b) {
@@ -363,7 +363,7 @@ DHVT_HD void softmax_backward_block(const acc* weight, const Lanes<acc> (&gradie
 }
 
 template <typename acc>
-void softmax_backward(const acc* weight, acc* gradient, int padded) {
+DHVT_HD void softmax_backward(const acc* weight, acc* gradient, int padded) {
   for (int n = 0; n < padded; n += kLanes<acc>) {
     Lanes<acc> value[kCandidates];
     each<kCandidates>(DHVT_EACH(k) { value[k] = load(gradient + k * kStride + n); });
@@ -373,8 +373,8 @@ void softmax_backward(const acc* weight, acc* gradient, int padded) {
 
 // tile.gradient = the gradient of the scores, where that of the assignment is `constant`s + vectors . x.
 template <typename acc>
-void linear_backward(const acc* constant, const Vectors<acc>& vectors, const Cell<acc>& cell, int64_t channels,
-                     int64_t start, int padded, const Tile<acc>& tile) {
+DHVT_HD void linear_backward(const acc* constant, const Vectors<acc>& vectors, const Cell<acc>& cell, int64_t channels,
+                             int64_t start, int padded, const Tile<acc>& tile) {
   const Vectors<acc> of_position = vectors.from(channels);
   each_blocks<acc>(padded, [&](auto blocks, int at) __attribute__((always_inline)) {
     Lanes<acc> sum[blocks][kCandidates];
@@ -449,8 +449,8 @@ DHVT_HD void spread_channels(const Tile<acc>& tile, const Vectors<acc>& vectors,
 }
 
 template <bool shares, bool scores, typename acc>
-void spread(const Tile<acc>& tile, Vectors<acc> vectors, const acc* difference, acc factor, int64_t channels, int count,
-            GradientPlanes<acc> out) {
+DHVT_HD void spread(const Tile<acc>& tile, Vectors<acc> vectors, const acc* difference, acc factor, int64_t channels,
+                    int count, GradientPlanes<acc> out) {
   const auto group = [&](auto size) __attribute__((always_inline)) {
     spread_channels<size, shares, scores>(tile, vectors, difference, factor, count, out);
     vectors = vectors.from(size);
