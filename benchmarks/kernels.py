@@ -17,6 +17,9 @@ from typing import NamedTuple
 import torch
 
 ROOT = Path(__file__).parent.parent
+#: As CMakeLists.txt compiles them: from the PTX of the lowest architecture, and some without fused multiply-adds.
+LOWEST = "compute_80"
+UNFUSED = ("connected_components", "merge_tree", "tree_cut")
 
 
 class Instance(NamedTuple):
@@ -51,7 +54,8 @@ def parse(log: str) -> Iterator[Instance]:
 def compile_source(source: Path, architecture: str) -> list[Instance]:
     include = Path(torch.__file__).parent / "include"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as out:
-        flags = [f"-arch={architecture}", "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", "-cubin"]
+        flags = [f"-arch={LOWEST}", f"-code={architecture}", "-std=c++20", "-O3", "--expt-relaxed-constexpr"]
+        flags += ["-Xptxas=-v", "-cubin", *(["-fmad=false"] if source.stem in UNFUSED else [])]
         defines = ["-DTORCH_TARGET_VERSION=0x020a000000000000", '-DDHVT_CUDA_ARCHITECTURES="-"']
         includes = [f"-I{ROOT / 'csrc'}", "-isystem", str(include)]
         command = [os.environ.get("CUDACXX", "nvcc"), *flags, *defines, *includes, str(source), "-o", out.name]
