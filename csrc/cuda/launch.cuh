@@ -3,9 +3,6 @@
 #pragma once
 
 #include <cuda_runtime.h>
-#ifdef __CUDACC__
-#include <cooperative_groups.h>
-#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -121,15 +118,6 @@ class Launcher {
  private:
   DeviceScope device_;
 };
-
-// A barrier for all blocks of a cooperative launch; what they wrote before it is there for all after it.
-__device__ __forceinline__ void sync_grid() {
-#ifdef __CUDACC__
-  cooperative_groups::this_grid().sync();
-#else
-  emulation::sync_grid();
-#endif
-}
 
 // So many blocks, or as many as is reasonable: kernels loop over what is left.
 inline dim3 blocks_for(int64_t tasks) { return dim3(unsigned(std::min(tasks, int64_t(1) << 20))); }

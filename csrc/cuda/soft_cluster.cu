@@ -1,4 +1,5 @@
 // Soft clustering: iterations of assignment and update, from the cells' means.
+#include "cuda/grid.cuh"
 #include "cuda/soft_launch.cuh"
 
 namespace dhvt {

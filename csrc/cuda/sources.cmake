@@ -1,0 +1,20 @@
+# DHVT_CUDA_SOURCES: the CUDA sources in few files, each of which includes many. nvcc takes ten seconds to read torch's
+# headers and its own, which is most of the time of a small source.
+set(DHVT_CUDA_FOLDER ${CMAKE_CURRENT_LIST_DIR})
+file(GLOB others RELATIVE ${DHVT_CUDA_FOLDER} CONFIGURE_DEPENDS ${DHVT_CUDA_FOLDER}/*.cu)
+# Their rounding decides what merges and what is cut: the reference repeats it, without fused multiply-adds.
+set(trees connected_components.cu merge_tree.cu tree_cut.cu)
+set(segments ${others})
+list(FILTER segments INCLUDE REGEX "^segment_|mean_inject")
+set(soft ${others})
+list(FILTER soft INCLUDE REGEX "^soft_")
+list(REMOVE_ITEM others ${trees} ${segments} ${soft})
+set(DHVT_CUDA_SOURCES)
+foreach(group IN ITEMS segments soft trees others)
+  list(TRANSFORM ${group} REPLACE "(.+)" "#include \"cuda/\\1\"\n" OUTPUT_VARIABLE includes)
+  string(JOIN "" includes ${includes})
+  set(file ${CMAKE_CURRENT_BINARY_DIR}/cuda/${group}.cu)
+  file(CONFIGURE OUTPUT ${file} CONTENT "${includes}" @ONLY)
+  list(APPEND DHVT_CUDA_SOURCES ${file})
+endforeach()
+set(DHVT_CUDA_EXACT_SOURCES ${CMAKE_CURRENT_BINARY_DIR}/cuda/trees.cu)
