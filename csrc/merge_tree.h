@@ -42,7 +42,7 @@ struct MergeTask {
   // That of image b, of a task that points to the first.
   DHVT_HD MergeTask of_image(int64_t b) const {
     MergeTask task = *this;
-    task.leaf = leaf.from(b * leaves, channels);
+    if (leaf.count != nullptr) task.leaf = leaf.from(b * leaves, channels);
     task.edges += 2 * b * num_edges;
     task.lengths += b * num_edges;
     task.parent += b * nodes;

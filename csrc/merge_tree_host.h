@@ -11,6 +11,40 @@ namespace dhvt {
 // parent, round, count, mean, m2, centroid, box, boundary of the nodes.
 using MergedTree = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+inline MergedTree empty_merged_tree(int64_t batch, int64_t nodes, int64_t channels, ScalarType type,
+                                    const Tensor& like) {
+  return {empty({batch, nodes}, ScalarType::Int, like),    empty({batch, nodes}, ScalarType::Int, like),
+          empty({batch, nodes}, ScalarType::Int, like),    empty({batch, nodes, channels}, type, like),
+          empty({batch, nodes, channels}, type, like),     empty({batch, nodes, 2}, type, like),
+          empty({batch, nodes, 4}, ScalarType::Int, like), empty({batch, nodes}, ScalarType::Int, like)};
+}
+
+inline MergeDistance merge_distance_kind(const std::string& distance) {
+  STD_TORCH_CHECK(distance == "feature" || distance == "ward" || distance == "ward_length",
+                  "merge_tree: unknown distance ", distance);
+  return distance == "feature" ? MergeDistance::kFeature
+         : distance == "ward"  ? MergeDistance::kWard
+                               : MergeDistance::kWardLength;
+}
+
+// A task without leaves and edges, whose nodes are these.
+template <typename T>
+MergeTask<T> merge_task(const MergedTree& out, MergeDistance kind, double compactness, int64_t depth) {
+  const auto& [parent, round, count, mean, m2, centroid, box, boundary] = out;
+  MergeTask<T> task{};
+  task.nodes = parent.size(1);
+  task.leaves = (task.nodes + 1) / 2;
+  task.channels = mean.size(2);
+  task.max_rounds = depth > 0 ? depth - 1 : -1;
+  task.kind = kind;
+  task.compactness = static_cast<T>(compactness);
+  task.parent = mutable_data<int32_t>(parent);
+  task.round = mutable_data<int32_t>(round);
+  task.node = {mutable_data<int32_t>(count), mutable_data<T>(mean),      mutable_data<T>(m2),
+               mutable_data<T>(centroid),    mutable_data<int32_t>(box), mutable_data<int32_t>(boundary)};
+  return task;
+}
+
 // kernel(MergeTask of the first image, batch).
 template <typename Kernel>
 MergedTree merge_tree_checked(const Tensor& count, const Tensor& mean, const Tensor& m2, const Tensor& centroid,
@@ -30,38 +64,20 @@ MergedTree merge_tree_checked(const Tensor& count, const Tensor& mean, const Ten
   check(lengths, "lengths [B,E]", ScalarType::Int, {batch, num_edges});
   STD_TORCH_CHECK(nodes <= std::numeric_limits<int32_t>::max() && num_edges <= std::numeric_limits<int32_t>::max(),
                   "merge_tree: node and edge numbers must fit int32");
-  STD_TORCH_CHECK(distance == "feature" || distance == "ward" || distance == "ward_length",
-                  "merge_tree: unknown distance ", distance);
-  const MergeDistance kind = distance == "feature" ? MergeDistance::kFeature
-                             : distance == "ward"  ? MergeDistance::kWard
-                                                   : MergeDistance::kWardLength;
+  const MergeDistance kind = merge_distance_kind(distance);
   const Tensor dense_count = dense(count), dense_mean = dense(mean), dense_m2 = dense(m2),
                dense_centroid = dense(centroid), dense_box = dense(box), dense_boundary = dense(boundary),
                dense_edges = dense(edges), dense_lengths = dense(lengths);
-  MergedTree out = {empty({batch, nodes}, ScalarType::Int, count),    empty({batch, nodes}, ScalarType::Int, count),
-                    empty({batch, nodes}, ScalarType::Int, count),    empty({batch, nodes, channels}, type, count),
-                    empty({batch, nodes, channels}, type, count),     empty({batch, nodes, 2}, type, count),
-                    empty({batch, nodes, 4}, ScalarType::Int, count), empty({batch, nodes}, ScalarType::Int, count)};
+  const MergedTree out = empty_merged_tree(batch, nodes, channels, type, count);
   dispatch_accumulation(type, "merge_tree", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const auto& [parent, round, node_count, node_mean, node_m2, node_centroid, node_box, node_boundary] = out;
-    kernel(MergeTask<T>{leaves,
-                        nodes,
-                        channels,
-                        num_edges,
-                        depth > 0 ? depth - 1 : -1,
-                        kind,
-                        static_cast<T>(compactness),
-                        {data<int32_t>(dense_count), data<T>(dense_mean), data<T>(dense_m2), data<T>(dense_centroid),
-                         data<int32_t>(dense_box), data<int32_t>(dense_boundary)},
-                        data<int32_t>(dense_edges),
-                        data<int32_t>(dense_lengths),
-                        mutable_data<int32_t>(parent),
-                        mutable_data<int32_t>(round),
-                        {mutable_data<int32_t>(node_count), mutable_data<T>(node_mean), mutable_data<T>(node_m2),
-                         mutable_data<T>(node_centroid), mutable_data<int32_t>(node_box),
-                         mutable_data<int32_t>(node_boundary)}},
-           batch);
+    MergeTask<T> task = merge_task<T>(out, kind, compactness, depth);
+    task.num_edges = num_edges;
+    task.leaf = {data<int32_t>(dense_count), data<T>(dense_mean),      data<T>(dense_m2),
+                 data<T>(dense_centroid),    data<int32_t>(dense_box), data<int32_t>(dense_boundary)};
+    task.edges = data<int32_t>(dense_edges);
+    task.lengths = data<int32_t>(dense_lengths);
+    kernel(task, batch);
   });
   return out;
 }

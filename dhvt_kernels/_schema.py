@@ -49,6 +49,9 @@ SCHEMAS = {
     "merge_tree": "(Tensor count, Tensor mean, Tensor m2, Tensor centroid, Tensor box, Tensor boundary, Tensor edges, "
     "Tensor lengths, str distance, float compactness, int depth) -> (Tensor parent, Tensor round, Tensor node_count, "
     "Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, Tensor node_boundary)",
+    "merge_pixels": "(Tensor features, Tensor? mask, str distance, float compactness, int depth) -> (Tensor parent, "
+    "Tensor round, Tensor node_count, Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, "
+    "Tensor node_boundary)",
     "merge_tree_backward": "(Tensor grad_mean, Tensor grad_m2, Tensor parent, Tensor node_count, Tensor node_mean) "
     "-> (Tensor grad_leaf_mean, Tensor grad_leaf_m2)",
     "tree_cut": "(Tensor likelihood, Tensor penalty, Tensor parent, Tensor round, str select, float strength, "

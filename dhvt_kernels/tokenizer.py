@@ -9,7 +9,15 @@ from torch.nn import functional as F
 from ._checks import FLOATING, check_choice, check_float, check_int, check_tensors
 from .features import SmoothedLab
 from .hierarchy import Hierarchy, Selection
-from .ops import DISTANCES, connected_components, merge_tree, region_graph, segment_moments, soft_cluster
+from .ops import (
+    DISTANCES,
+    connected_components,
+    merge_pixels,
+    merge_tree,
+    region_graph,
+    segment_moments,
+    soft_cluster,
+)
 from .partition import Partition, SoftLeaves
 
 LEAVES = ("soft", "pixels")
@@ -139,11 +147,19 @@ class Tokenizer(nn.Module):
         else:
             features = self.features(images)
         self._check_features(features, images)
+        complete = self.depth is None and mask is None
+        if self.leaves == "pixels":
+            tree = merge_pixels(
+                features,
+                mask=mask,
+                distance=self.distance,
+                compactness=self.merge_compactness,
+                depth=self.depth,
+            )
+            return Hierarchy(_pixel_index(features, mask), tree, self.selection, complete)
         leaves, capacity, soft = self._leaves(features, mask)
         moments = segment_moments(features, leaves, num_segments=capacity)
-        # Pixel leaves are the vertices of a grid, which has fewer edges than a planar graph may have.
-        edge_capacity = 2 * capacity if self.leaves == "pixels" else None
-        graph = region_graph(leaves, num_segments=capacity, capacity=edge_capacity)
+        graph = region_graph(leaves, num_segments=capacity)
         tree = merge_tree(
             moments,
             graph.edges,
@@ -152,18 +168,10 @@ class Tokenizer(nn.Module):
             compactness=self.merge_compactness,
             depth=self.depth,
         )
-        return Hierarchy(leaves, tree, self.selection, complete=self.depth is None and mask is None, soft=soft)
+        return Hierarchy(leaves, tree, self.selection, complete, soft)
 
-    def _leaves(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, int, SoftLeaves | None]:
+    def _leaves(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, int, SoftLeaves]:
         """Leaf of each pixel `[B,H,W]`, their capacity, and the soft superpixels behind them."""
-        batch, _, height, width = features.shape
-        if self.leaves == "pixels":
-            pixels = height * width
-            if mask is None:
-                index = torch.arange(pixels, dtype=torch.int32, device=features.device)
-                return index.reshape(1, height, width).repeat(batch, 1, 1), pixels, None
-            index = mask.flatten(1).cumsum(1, dtype=torch.int32).reshape(mask.shape) - 1
-            return torch.where(mask, index, -1), pixels, None
         clusters = soft_cluster(
             features,
             cell=self.cell,
@@ -209,6 +217,13 @@ class Tokenizer(nn.Module):
     def extra_repr(self) -> str:
         names = ("leaves", "cell", "iterations", "compactness", "temperature", "distance", "depth", "grad")
         return ", ".join([*(f"{name}={getattr(self, name)!r}" for name in names), repr(self.selection)])
+
+
+def _pixel_index(features: Tensor, mask: Tensor | None) -> Tensor:
+    """Number `y W + x` of each pixel, int32 `[B,H,W]`; -1 outside the mask."""
+    batch, _, height, width = features.shape
+    index = torch.arange(height * width, dtype=torch.int32, device=features.device).reshape(1, height, width)
+    return index.repeat(batch, 1, 1) if mask is None else torch.where(mask, index, -1)
 
 
 def pad_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -87,6 +87,25 @@ def merge_tree(dtype):
     return [*cases, (*hostile, "ward_length", 0.1, 0)]
 
 
+def merge_pixels(dtype):
+    image = torch.rand(3, 3, 12, 15).to(dtype)
+    image[1] = 0.5  # all distances are equal
+    cases = [(image, None, "ward_length", 0.0, 0)]
+    mask = torch.rand(2, 9, 7) < 0.7
+    for distance in DISTANCES:
+        values = torch.randint(0, 3, (2, 2, 9, 7)).to(dtype)  # many ties
+        cases += [(values, mask if depth == 0 else None, distance, 0.3, depth) for depth in (0, 1, 2)]
+    sizes = ((0, 3, 2, 2), (2, 3, 1, 1), (2, 0, 3, 3), (1, 2, 1, 40), (1, 2, 40, 1), (2, 3, 0, 4))
+    cases += [(torch.rand(size).to(dtype), None, "ward", 0.0, 0) for size in sizes]
+    hostile = torch.rand(2, 2, 8, 9).to(dtype)
+    hostile[0, 0, 3, 2:5], hostile[1, 1, 0, 0] = float("nan"), float("inf")
+    return [
+        *cases,
+        (hostile, torch.zeros(2, 8, 9, dtype=torch.bool), "feature", 0.0, 0),
+        (hostile, None, "ward", 0.1, 0),
+    ]
+
+
 def merge_tree_backward(dtype):
     cases = []
     for arguments in merge_tree(dtype)[:-1]:
@@ -133,6 +152,7 @@ def tree_cut_backward(dtype):
 
 
 SAMPLES = {
+    "merge_pixels": merge_pixels,
     "merge_tree": merge_tree,
     "merge_tree_backward": merge_tree_backward,
     "tree_cut": tree_cut,

@@ -17,13 +17,38 @@
 
 namespace dhvt {
 
+// The regions of a label map and the edges between them, as merge_tree is given them.
 template <typename T>
+struct RegionLeaves {
+  static constexpr bool kParallelEdges = true;
+  MergeTask<T> task;
+
+  __device__ RegionLeaves of_image(int64_t b) const { return {task.of_image(b)}; }
+
+  // Leaf v, which is an unused one if it has no pixels.
+  __device__ int32_t count(int64_t v) const { return task.leaf.count[v] > 0 ? task.leaf.count[v] : 0; }
+  __device__ T mean(int64_t v, int64_t c) const { return task.leaf.mean[v * task.channels + c]; }
+  __device__ T m2(int64_t v, int64_t c) const { return task.leaf.m2[v * task.channels + c]; }
+  __device__ T centroid(int64_t v, int d) const { return task.leaf.centroid[2 * v + d]; }
+  __device__ int32_t box(int64_t v, int d) const { return task.leaf.box[4 * v + d]; }
+  __device__ int32_t boundary(int64_t v) const { return task.leaf.boundary[v]; }
+
+  // What may be edges; u < 0 for what is none.
+  __device__ int64_t candidates() const { return task.num_edges; }
+  __device__ MergeEdge edge(int64_t e) const {
+    if (!task.is_edge(e)) return {-1, -1, 0};
+    return {task.edges[2 * e], task.edges[2 * e + 1], static_cast<unsigned long long>(task.lengths[e])};
+  }
+};
+
+template <typename T, typename Leaves>
 class MergeRounds {
  public:
   using Bits = typename MergeMemory<T>::Bits;
 
-  __device__ MergeRounds(const MergeTask<T>& task, const MergeMemory<T>& memory, const Arena& scratch)
-      : task_(task), memory_(memory), scratch_(scratch), counters_(*memory.counters) {}
+  __device__ MergeRounds(const MergeTask<T>& task, const Leaves& leaves, const MergeMemory<T>& memory,
+                         const Arena& scratch)
+      : task_(task), leaves_(leaves), memory_(memory), scratch_(scratch), counters_(*memory.counters) {}
 
   __device__ void run() {
     copy_leaves();
@@ -41,21 +66,22 @@ class MergeRounds {
   using Tables = MergeTables<T>;
 
   __device__ void copy_leaves() const {
-    const auto& [count, mean, m2, centroid, box, boundary] = task_.leaf;
     const auto& node = task_.node;
     each(task_.leaves * task_.channels, [&](int64_t i) {
-      const bool used = count[i / task_.channels] > 0;
-      node.mean[i] = used ? mean[i] : T(0);
-      node.m2[i] = used ? m2[i] : T(0);
+      const int64_t v = i / task_.channels, c = i % task_.channels;
+      const bool used = leaves_.count(v) > 0;
+      node.mean[i] = used ? leaves_.mean(v, c) : T(0);
+      node.m2[i] = used ? leaves_.m2(v, c) : T(0);
     });
     each(task_.leaves, [&](int64_t v) {
-      const bool used = count[v] > 0;
+      const int32_t count = leaves_.count(v);
+      const bool used = count > 0;
       task_.parent[v] = -1;
       task_.round[v] = used ? 0 : -1;
-      node.count[v] = used ? count[v] : 0;
-      node.boundary[v] = used ? boundary[v] : 0;
-      for (int d = 0; d < 2; ++d) node.centroid[2 * v + d] = used ? centroid[2 * v + d] : T(0);
-      for (int d = 0; d < 4; ++d) node.box[4 * v + d] = used ? box[4 * v + d] : -(d / 2);
+      node.count[v] = count;
+      node.boundary[v] = used ? leaves_.boundary(v) : 0;
+      for (int d = 0; d < 2; ++d) node.centroid[2 * v + d] = used ? leaves_.centroid(v, d) : T(0);
+      for (int d = 0; d < 4; ++d) node.box[4 * v + d] = used ? leaves_.box(v, d) : -(d / 2);
     });
   }
 
@@ -79,18 +105,17 @@ class MergeRounds {
   __device__ void start() {
     if (threadIdx.x == 0) counters_.edges = 0;
     __syncthreads();
-    each_warp(task_.num_edges, [&](int64_t e) {
-      const bool is_edge = e < task_.num_edges && task_.is_edge(e);
-      const int32_t u = is_edge ? task_.edges[2 * e] : 0, v = is_edge ? task_.edges[2 * e + 1] : 0;
-      append_edge(is_edge, u, v, is_edge ? task_.lengths[e] : 0);
+    each_warp(leaves_.candidates(), [&](int64_t e) {
+      const MergeEdge edge = e < leaves_.candidates() ? leaves_.edge(e) : MergeEdge{-1, -1, 0};
+      append_edge(edge.u >= 0, edge.u, edge.v, edge.length);
     });
     vertices_ = task_.leaves;
     __syncthreads();
     const Tables tables(scratch_, vertices_, counters_.edges);
-    clear_hash(tables, counters_.edges);
+    if constexpr (Leaves::kParallelEdges) clear_hash(tables, counters_.edges);
     take_next_edges();
     __syncthreads();
-    sum_parallel_edges(tables, edges_);
+    if constexpr (Leaves::kParallelEdges) sum_parallel_edges(tables, edges_);
     __syncthreads();
   }
 
@@ -164,7 +189,7 @@ class MergeRounds {
       const int32_t place = append(&counters_.picks, picks);
       if (!picks) return;
       const uint64_t low = u < v ? u : v, high = u < v ? v : u;
-      t.picks[place] = {t.best[u], low << 32 | high};
+      t.picks[place] = {0, t.best[u], low << 32 | high};
     });
     __syncthreads();
   }
@@ -173,7 +198,6 @@ class MergeRounds {
   __device__ void link(Tables& t) const {
     const int32_t picks = counters_.picks;
     const int64_t padded = power_of_two(picks);
-    each(padded - picks, [&](int64_t i) { t.picks[picks + i] = {~0ull, ~0ull}; });
     for (bool more = true; more; more = __syncthreads_or(more)) {  // everybody to the vertex of its vertex
       more = false;
       each(vertices_, [&](int64_t u) {
@@ -185,43 +209,32 @@ class MergeRounds {
       t.root = t.other;
       t.other = from;
     }
-    int32_t* const last = t.other;  // the last pick so far of each component
-    each(vertices_, [&](int64_t u) { last[u] = -1; });
-    sort_block(t.picks, padded);
-    if (threadIdx.x < 32) chain_picks(t, picks, last);
+    each(padded, [&](int64_t p) {
+      if (p < picks)
+        t.picks[p].root = uint32_t(t.root[t.picks[p].ends >> 32]);
+      else
+        t.picks[p] = {~0u, Bits(~Bits(0)), ~0ull};
+    });
     __syncthreads();
-  }
-
-  // One warp goes through the picks in order, 32 at a time.
-  __device__ void chain_picks(const Tables& t, int32_t picks, int32_t* last) const {
-    int32_t chains = 0;
-    for (int32_t begin = 0; begin < picks; begin += 32) {
-      const int32_t p = begin + lane();
-      const bool valid = p < picks;
-      int32_t component = -1 - lane();
-      if (valid) {
-        const unsigned long long ends = t.picks[p].ends;
+    sort_block(t.picks, padded);
+    each_warp(picks, [&](int64_t p) {
+      bool first = false;
+      if (p < picks) {
+        const auto [root, distance, ends] = t.picks[p];
         const int32_t low = int32_t(ends >> 32), high = int32_t(ends & 0xffffffffu);
         const bool of_low = t.neighbour[low] == high, of_high = t.neighbour[high] == low;
-        const int32_t owner = of_low ? low : high;
-        component = t.root[owner];
-        t.owner[p] = owner;
-        t.next[p] = -1;
-        if (of_low) t.added[low] = p;
-        if (of_high) t.added[high] = p;
+        t.owner[p] = of_low ? low : high;
+        if (of_low) t.added[low] = int32_t(p);
+        if (of_high) t.added[high] = int32_t(p);
+        first = p == 0 || t.picks[p - 1].root != root;
+        const bool last = p + 1 == picks || t.picks[p + 1].root != root;
+        t.next[p] = last ? -1 : int32_t(p + 1);
+        if (last) t.other[root] = int32_t(p);
       }
-      const unsigned same = __match_any_sync(kAllLanes, component), before = same & lanes_below();
-      int32_t previous = -1;
-      if (valid) previous = before != 0 ? begin + 31 - __clz(int(before)) : last[component];
-      __syncwarp();
-      if (previous >= 0) t.next[previous] = p;
-      if (valid && same >> lane() == 1) last[component] = p;
-      const unsigned starts = __ballot_sync(kAllLanes, valid && previous < 0);
-      if (valid && previous < 0) t.chains[chains + __popc(starts & lanes_below())] = p;
-      chains += __popc(starts);
-      __syncwarp();
-    }
-    if (lane() == 0) counters_.chains = chains;
+      const int32_t place = append(&counters_.chains, first);
+      if (first) t.chains[place] = int32_t(p);
+    });
+    __syncthreads();
   }
 
   // Makes the new nodes, which are the next round's vertices, and the edges between them.
@@ -333,6 +346,7 @@ class MergeRounds {
   }
 
   MergeTask<T> task_;
+  Leaves leaves_;
   MergeMemory<T> memory_;
   Arena scratch_;
   MergeCounters& counters_;

@@ -12,11 +12,15 @@ struct alignas(16) MergeEdge {
   unsigned long long length;  // sum of the leaf edges between them
 };
 
-// An edge that some vertex picked; picks merge in this order.
+// An edge that some vertex picked. Picks merge in this order, component after component.
+template <typename Bits>
 struct alignas(16) MergePick {
-  unsigned long long distance, ends;  // ordered bits; lower end, higher end
+  uint32_t root;            // of the component
+  Bits distance;            // ordered
+  unsigned long long ends;  // lower end, higher end
 
   __device__ bool operator<(const MergePick& other) const {
+    if (root != other.root) return root < other.root;
     return distance != other.distance ? distance < other.distance : ends < other.ends;
   }
 };
@@ -56,20 +60,20 @@ template <typename T>
 struct MergeTables {
   using Bits = typename MergeMemory<T>::Bits;
   union {
-    MergePick* picks;  // [power of two]
-    int32_t* hash;     // [slots]: number of an edge
+    MergePick<Bits>* picks;  // [power of two]
+    int32_t* hash;           // [slots]: number of an edge
   };
   Bits* best;             // [n] distance of the best neighbour
   int32_t* neighbour;     // [n] the best neighbour
-  int32_t *root, *other;  // [n] a vertex of each vertex's component, the same for all
+  int32_t *root, *other;  // [n] the lower end of the component's closest pair; scratch, then its last pick
   int32_t* added;         // [n] the pick that added the vertex
   int32_t *owner, *next;  // [picks] the single vertex that a pick adds; the next pick of its chain
   uint32_t* inner;        // [picks] length of the boundary that the merge makes an inner one, modulo 2^32
   int32_t* chains;        // [n / 2] the first pick of each component
 
   DHVT_HD MergeTables(Arena arena, int64_t n, int64_t edges) {
-    const int64_t pick_bytes = power_of_two(n) * int64_t(sizeof(MergePick)), hash_bytes = 4 * hash_slots(edges);
-    picks = reinterpret_cast<MergePick*>(arena.take<char>(pick_bytes > hash_bytes ? pick_bytes : hash_bytes));
+    const int64_t pick_bytes = power_of_two(n) * int64_t(sizeof(MergePick<Bits>)), hash_bytes = 4 * hash_slots(edges);
+    picks = reinterpret_cast<MergePick<Bits>*>(arena.take<char>(pick_bytes > hash_bytes ? pick_bytes : hash_bytes));
     best = arena.take<Bits>(n);
     neighbour = arena.take<int32_t>(n);
     root = arena.take<int32_t>(n);

@@ -4,6 +4,7 @@ from .connected_components import Components, connected_components
 from .gaussian_blur import gaussian_blur
 from .information_criterion import CRITERIA, criterion_terms, information_criterion
 from .mean_inject import mean_inject
+from .merge_pixels import merge_pixels
 from .merge_tree import DISTANCES, MergeTree, merge_tree
 from .pack import pack, pad, unpack
 from .position_histogram import position_histogram
@@ -34,6 +35,7 @@ __all__ = [
     "gaussian_blur",
     "information_criterion",
     "mean_inject",
+    "merge_pixels",
     "merge_tree",
     "pack",
     "pad",

@@ -43,6 +43,18 @@ def _contract(edges: dict[tuple[int, int], int], name: dict[int, int]) -> dict[t
     return contracted
 
 
+def _closest_pairs(best: dict[int, tuple[float, int]]) -> dict[int, int]:
+    """Of each vertex the lower of the two vertices of its component that picked each other; all picks lead there."""
+    closest = {u: min(u, v) for u, (_, v) in best.items() if best[v][1] == u}
+    for u in best:
+        path = []
+        while u not in closest:
+            path.append(u)
+            u = best[u][1]
+        closest.update(dict.fromkeys(path, closest[u]))
+    return closest
+
+
 def _merge_image(
     parent: list[int],
     round_: list[int],
@@ -66,9 +78,11 @@ def _merge_image(
         for (u, v), value in zip(pairs, frozen.tolist(), strict=True):
             best[u] = min(best.get(u, (math.inf, leaves * 2)), (value, v))
             best[v] = min(best.get(v, (math.inf, leaves * 2)), (value, u))
-        picks = {(value, min(u, v), max(u, v)) for u, (value, v) in best.items()}
+        # Component after component, in the order of the lower ends of their closest pairs.
+        closest = _closest_pairs(best)
+        picks = {(closest[u], value, min(u, v), max(u, v)) for u, (value, v) in best.items()}
         root: dict[int, int] = {u: u for u in best}  # the newest node above each vertex
-        for _, u, v in sorted(picks):
+        for _, _, u, v in sorted(picks):
             a, b = sorted((root[u], root[v]))
             parent[a] = parent[b] = node
             round_[node] = round_number
