@@ -13,7 +13,7 @@
 #include <tuple>
 #include <vector>
 
-#include "image.h"
+#include "any_image.h"
 
 namespace dhvt {
 
@@ -44,6 +44,12 @@ void dispatch_floating(ScalarType type, const char* name, Body&& body) {
     default:
       STD_TORCH_CHECK(false, name, ": expected a floating point dtype");
   }
+}
+
+// Calls body(TypeTag<acc>{}) for the accumulation type of any of the four: for code that reads AnyImage.
+template <typename Body>
+void dispatch_any_floating(ScalarType type, const char* name, const Body& body) {
+  dispatch_floating(type, name, [&](auto tag) { body(TypeTag<acc_t<typename decltype(tag)::type>>{}); });
 }
 
 // Calls body(TypeTag<acc>{}) for the two accumulation types.
@@ -152,6 +158,19 @@ ImageView<scalar_t> mutable_image_view(const Tensor& t) {
           t.size(1),
           t.size(2),
           t.size(3),
+          t.stride(0),
+          t.stride(1),
+          t.stride(2),
+          t.stride(3)};
+}
+
+template <typename acc>
+AnyImage<acc> any_image(const Tensor& t) {
+  const ScalarType type = t.scalar_type();
+  return {const_cast<void*>(t.const_data_ptr()),
+          type == ScalarType::Half       ? 1
+          : type == ScalarType::BFloat16 ? 2
+                                         : 0,
           t.stride(0),
           t.stride(1),
           t.stride(2),

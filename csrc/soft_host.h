@@ -42,18 +42,18 @@ struct SoftGradients {
         coefficients(empty({2}, acc_type(in.type()), in.features)) {}
 };
 
-// kernel(TypeTag, assignment [B,9,H,W], labels [B,H,W]).
+// kernel(TypeTag<acc>, assignment [B,9,H,W], labels [B,H,W]).
 template <typename Kernel>
 std::tuple<Tensor, Tensor> soft_assign_checked(const SoftClusters& in, const Kernel& kernel) {
   in.check_sizes();
   const int64_t batch = in.features.size(0), height = in.features.size(2), width = in.features.size(3);
   Tensor assignment = empty({batch, kCandidates, height, width}, in.type(), in.features);
   Tensor labels = empty({batch, height, width}, ScalarType::Int, in.features);
-  dispatch_floating(in.type(), "soft_assign", [&](auto tag) { kernel(tag, assignment, labels); });
+  dispatch_any_floating(in.type(), "soft_assign", [&](auto tag) { kernel(tag, assignment, labels); });
   return {assignment, labels};
 }
 
-// kernel(TypeTag, gradients).
+// kernel(TypeTag<acc>, gradients).
 template <typename Kernel>
 std::tuple<Tensor, Tensor, Tensor, Tensor> soft_assign_backward_checked(const Tensor& grad_assignment,
                                                                         const SoftClusters& in, const Kernel& kernel) {
@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_assign_backward_checked(const Te
   check(grad_assignment, "grad_assignment [B,9,H,W]", in.type(),
         {in.features.size(0), kCandidates, in.features.size(2), in.features.size(3)});
   const SoftGradients out(in);
-  dispatch_floating(in.type(), "soft_assign_backward", [&](auto tag) { kernel(tag, out); });
+  dispatch_any_floating(in.type(), "soft_assign_backward", [&](auto tag) { kernel(tag, out); });
   return {out.features, out.centers, out.positions, out.coefficients};
 }
 
@@ -71,17 +71,17 @@ inline int64_t check_pool(const SoftClusters& in, const Tensor& values) {
   return cells;
 }
 
-// kernel(TypeTag, sums [B,L,Cv], mass [B,L]).
+// kernel(TypeTag<acc>, sums [B,L,Cv], mass [B,L]).
 template <typename Kernel>
 std::tuple<Tensor, Tensor> soft_pool_checked(const SoftClusters& in, const Tensor& values, const Kernel& kernel) {
   const int64_t cells = check_pool(in, values);
   Tensor sums = empty({values.size(0), cells, values.size(1)}, acc_type(in.type()), in.features);
   Tensor mass = empty({values.size(0), cells}, acc_type(in.type()), in.features);
-  dispatch_floating(in.type(), "soft_pool", [&](auto tag) { kernel(tag, sums, mass); });
+  dispatch_any_floating(in.type(), "soft_pool", [&](auto tag) { kernel(tag, sums, mass); });
   return {sums, mass};
 }
 
-// kernel(TypeTag, gradients, that of the values, dense grad_sums [B,L,Cv], dense grad_mass [B,L]).
+// kernel(TypeTag<acc>, gradients, that of the values, dense grad_sums [B,L,Cv], dense grad_mass [B,L]).
 template <typename Kernel>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_pool_backward_checked(const Tensor& grad_sums,
                                                                               const Tensor& grad_mass,
@@ -94,12 +94,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_pool_backward_checked(co
   const SoftGradients out(in);
   Tensor grad_values = empty_image_like(values, in.type());
   const Tensor of_sums = dense(grad_sums), of_mass = dense(grad_mass);
-  dispatch_floating(in.type(), "soft_pool_backward",
-                    [&](auto tag) { kernel(tag, out, grad_values, of_sums, of_mass); });
+  dispatch_any_floating(in.type(), "soft_pool_backward",
+                        [&](auto tag) { kernel(tag, out, grad_values, of_sums, of_mass); });
   return {out.features, grad_values, out.centers, out.positions, out.coefficients};
 }
 
-// kernel(TypeTag, centers [I+1,B,L,C], positions [I+1,B,L,2], mass [I+1,B,L], labels [B,H,W]).
+// kernel(TypeTag<acc>, centers [I+1,B,L,C], positions [I+1,B,L,2], mass [I+1,B,L], labels [B,H,W]).
 template <typename Kernel>
 std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster_checked(const Tensor& features,
                                                                 const std::optional<Tensor>& mask,
@@ -115,8 +115,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster_checked(const Tensor& fe
   Tensor positions = empty({iterations + 1, batch, cells, 2}, type, features);
   Tensor mass = empty({iterations + 1, batch, cells}, type, features);
   Tensor labels = empty({batch, height, width}, ScalarType::Int, features);
-  dispatch_floating(features.scalar_type(), "soft_cluster",
-                    [&](auto tag) { kernel(tag, centers, positions, mass, labels); });
+  dispatch_any_floating(features.scalar_type(), "soft_cluster",
+                        [&](auto tag) { kernel(tag, centers, positions, mass, labels); });
   return {centers, positions, mass, labels};
 }
 
@@ -125,7 +125,7 @@ struct ClusterStates {
   Tensor grad_centers, grad_positions, grad_mass, centers, positions, mass;
 };
 
-// kernel(TypeTag, states, grad_features, grad_coefficients).
+// kernel(TypeTag<acc>, states, grad_features, grad_coefficients).
 template <typename Kernel>
 std::tuple<Tensor, Tensor> soft_cluster_backward_checked(const ClusterStates& in, const Tensor& features,
                                                          const std::optional<Tensor>& mask,
@@ -148,8 +148,8 @@ std::tuple<Tensor, Tensor> soft_cluster_backward_checked(const ClusterStates& in
   Tensor grad_coefficients = empty({2}, type, features);
   const ClusterStates states{dense(in.grad_centers), dense(in.grad_positions), dense(in.grad_mass),
                              dense(in.centers),      dense(in.positions),      dense(in.mass)};
-  dispatch_floating(features.scalar_type(), "soft_cluster_backward",
-                    [&](auto tag) { kernel(tag, states, grad_features, grad_coefficients); });
+  dispatch_any_floating(features.scalar_type(), "soft_cluster_backward",
+                        [&](auto tag) { kernel(tag, states, grad_features, grad_coefficients); });
   return {grad_features, grad_coefficients};
 }
 

@@ -10,10 +10,10 @@ std::tuple<Tensor, Tensor> soft_assign(const Tensor& features, const Tensor& cen
                                        double temperature) {
   const SoftClusters in{features, centers, positions, mass, mask, coefficients, cell, compactness, temperature};
   return soft_assign_checked(in, [&](auto tag, const Tensor& assignment, const Tensor& labels) {
-    using scalar_t = typename decltype(tag)::type;
-    const AssignArguments<scalar_t> arguments(in);
-    const auto out = mutable_image_view<scalar_t>(assignment);
-    const auto rows = DHVT_AT_LEVEL(assign_rows<scalar_t>);
+    using acc = typename decltype(tag)::type;
+    const AssignArguments<acc> arguments(in);
+    const auto out = any_image<acc>(assignment);
+    const auto rows = DHVT_AT_LEVEL(assign_rows<acc>);
     parallel_chunks(arguments.job.tasks(), [&](int64_t begin, int64_t end) {
       rows(arguments.job, out, mutable_data<int32_t>(labels), begin, end);
     });
@@ -28,14 +28,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_assign_backward(const Tensor& gr
                                                                 double compactness, double temperature) {
   const SoftClusters in{features, centers, positions, mass, mask, coefficients, cell, compactness, temperature};
   return soft_assign_backward_checked(grad_assignment, in, [&](auto tag, const SoftGradients& out) {
-    using scalar_t = typename decltype(tag)::type;
-    const AssignArguments<scalar_t> arguments(in);
-    const auto upstream = image_view<scalar_t>(grad_assignment);
-    const auto rows = DHVT_AT_LEVEL(assign_rows_backward<scalar_t>);
-    assign_gradients<scalar_t>(arguments.job, out,
-                               [&](const AssignGradient<scalar_t>& gradient, int64_t begin, int64_t end) {
-                                 rows(arguments.job, upstream, gradient, begin, end);
-                               });
+    using acc = typename decltype(tag)::type;
+    const AssignArguments<acc> arguments(in);
+    const auto upstream = any_image<acc>(grad_assignment);
+    const auto rows = DHVT_AT_LEVEL(assign_rows_backward<acc>);
+    assign_gradients<acc>(arguments.job, out, [&](const AssignGradient<acc>& gradient, int64_t begin, int64_t end) {
+      rows(arguments.job, upstream, gradient, begin, end);
+    });
   });
 }
 

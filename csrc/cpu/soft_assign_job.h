@@ -7,12 +7,11 @@
 namespace dhvt {
 
 // Arguments of an assignment as the kernels read them.
-template <typename scalar_t>
+template <typename acc>
 struct AssignArguments {
-  using acc = acc_t<scalar_t>;
   Tensor centers, positions;
   std::optional<Tensor> mass, mask;
-  AssignJob<scalar_t> job;
+  AssignJob<acc> job;
 
   explicit AssignArguments(const SoftClusters& in)
       : centers(dense(in.centers)),
@@ -21,7 +20,9 @@ struct AssignArguments {
         mask(dense(in.mask)),
         job{CellGrid(in.features.size(2), in.features.size(3), in.cell),
             read_metric<acc>(in.coefficients, in.compactness, in.temperature, in.cell),
-            image_view<scalar_t>(in.features),
+            in.features.size(0),
+            in.features.size(1),
+            any_image<acc>(in.features),
             data<acc>(centers),
             data<acc>(positions),
             data<acc>(mass),
@@ -29,15 +30,14 @@ struct AssignArguments {
 };
 
 // Runs rows(gradient, begin, end) for all rows of cells and gathers what they leave.
-template <typename scalar_t, typename Rows>
-void assign_gradients(const AssignJob<scalar_t>& job, const SoftGradients& out, const Rows& rows) {
-  using acc = acc_t<scalar_t>;
+template <typename acc, typename Rows>
+void assign_gradients(const AssignJob<acc>& job, const SoftGradients& out, const Rows& rows) {
   const int64_t tasks = job.tasks();
   const Buffer<acc> partial(tasks * 3 * (job.grid.columns + 2) * job.record()), coefficients(tasks * 2);
   std::fill_n(+coefficients, tasks * 2, acc(0));
-  const AssignGradient<scalar_t> gradient{mutable_image_view<scalar_t>(out.features), partial, coefficients};
+  const AssignGradient<acc> gradient{any_image<acc>(out.features), partial, coefficients};
   parallel_chunks(tasks, [&](int64_t begin, int64_t end) { rows(gradient, begin, end); });
-  const auto gather = DHVT_AT_LEVEL(gather_center_gradients<scalar_t>);
+  const auto gather = DHVT_AT_LEVEL(gather_center_gradients<acc>);
   parallel_chunks(tasks, [&](int64_t begin, int64_t end) {
     gather(job, partial, mutable_data<acc>(out.centers), mutable_data<acc>(out.positions), begin, end);
   });

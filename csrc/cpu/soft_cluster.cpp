@@ -11,16 +11,19 @@ namespace {
 constexpr int64_t kLongestVector = 16;
 
 // A copy of an image in cell-major order, with what it takes to fill it.
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
+template <typename acc>
 struct CellMajorImage {
-  ImageView<const scalar_t> view;
+  AnyImage<acc> view;
+  int64_t batch, channels;
   std::optional<Tensor> mask;
   Buffer<acc> features;
   Buffer<uint8_t> codes;
   Buffer<bool> whole;
 
   CellMajorImage(const Tensor& image, const std::optional<Tensor>& mask_, const CellGrid& grid)
-      : view(image_view<scalar_t>(image)),
+      : view(any_image<acc>(image)),
+        batch(image.size(0)),
+        channels(image.size(1)),
         mask(dense(mask_)),
         features(image.numel() + kLongestVector),
         codes(image.size(0) * grid.height * grid.width),
@@ -29,11 +32,11 @@ struct CellMajorImage {
   }
 
   ClusterJob<acc> job(const CellGrid& grid, const Metric<acc>& metric, const States<acc>& states) const {
-    return {grid, metric, view.batch, view.channels, features, codes, whole, states};
+    return {grid, metric, batch, channels, features, codes, whole, states};
   }
 
   void load(const ClusterJob<acc>& job, bool means) const {
-    const auto load = DHVT_AT_LEVEL(cluster_load<scalar_t>);
+    const auto load = DHVT_AT_LEVEL(cluster_load<acc>);
     parallel_chunks(job.tasks(),
                     [&](int64_t begin, int64_t end) { load(view, data<bool>(mask), job, means, begin, end); });
   }
@@ -45,12 +48,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster(const Tensor& features, 
   return soft_cluster_checked(
       features, mask, coefficients, cell, iterations,
       [&](auto tag, const Tensor& centers, const Tensor& positions, const Tensor& mass, const Tensor& labels) {
-        using scalar_t = typename decltype(tag)::type;
-        using acc = acc_t<scalar_t>;
+        using acc = typename decltype(tag)::type;
         const CellGrid grid(features.size(2), features.size(3), cell);
         const auto metric = read_metric<acc>(coefficients, compactness, temperature, cell);
         const States<acc> states{mutable_data<acc>(centers), mutable_data<acc>(positions), mutable_data<acc>(mass)};
-        const CellMajorImage<scalar_t> image(features, mask, grid);
+        const CellMajorImage<acc> image(features, mask, grid);
         const auto job = image.job(grid, metric, states);
         image.load(job, true);
         const int64_t sums = job.tasks() * job.row_sums();
@@ -78,18 +80,18 @@ std::tuple<Tensor, Tensor> soft_cluster_backward(const Tensor& grad_centers, con
   return soft_cluster_backward_checked(
       given, features, mask, coefficients, cell,
       [&](auto tag, const ClusterStates& in, const Tensor& grad_features, const Tensor& grad_coefficients) {
-        using scalar_t = typename decltype(tag)::type;
-        using acc = acc_t<scalar_t>;
+        using acc = typename decltype(tag)::type;
         const CellGrid grid(features.size(2), features.size(3), cell);
         const int64_t batch = features.size(0), cells = grid.cells(), iterations = in.centers.size(0) - 1;
         const auto metric = read_metric<acc>(coefficients, compactness, temperature, cell);
         const States<acc> states{const_cast<acc*>(data<acc>(in.centers)), const_cast<acc*>(data<acc>(in.positions)),
                                  const_cast<acc*>(data<acc>(in.mass))};
-        const CellMajorImage<scalar_t> image(features, mask, grid);
+        const CellMajorImage<acc> image(features, mask, grid);
         const auto job = image.job(grid, metric, states);
         image.load(job, false);
         // Summed over the iterations in the accumulation type and in cell-major order, in the output itself if it can.
-        const bool in_place = std::is_same_v<scalar_t, acc> && grad_features.is_contiguous();
+        const bool in_place =
+            features.scalar_type() == acc_type(features.scalar_type()) && grad_features.is_contiguous();
         const Buffer<acc> sums(in_place ? 0 : features.numel());
         const int64_t record = job.record(), states_size = batch * cells * record;
         const int64_t partial_size = job.tasks() * job.row_sums();
@@ -108,8 +110,8 @@ std::tuple<Tensor, Tensor> soft_cluster_backward(const Tensor& grad_centers, con
         for (int64_t i = iterations - 1; i >= first; --i)
           parallel_chunks(job.tasks(),
                           [&](int64_t begin, int64_t end) { update(job, iterations, i, gradient, begin, end); });
-        const auto finish = DHVT_AT_LEVEL(cluster_load_backward<scalar_t>);
-        const auto out = mutable_image_view<scalar_t>(grad_features);
+        const auto finish = DHVT_AT_LEVEL(cluster_load_backward<acc>);
+        const auto out = any_image<acc>(grad_features);
         parallel_chunks(job.tasks(), [&](int64_t begin, int64_t end) {
           finish(job, iterations, last_only, gradient, out, begin, end);
         });

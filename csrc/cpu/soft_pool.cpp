@@ -10,17 +10,17 @@ std::tuple<Tensor, Tensor> soft_pool(const Tensor& features, const Tensor& value
                                      double temperature) {
   const SoftClusters in{features, centers, positions, mass, mask, coefficients, cell, compactness, temperature};
   return soft_pool_checked(in, values, [&](auto tag, const Tensor& sums, const Tensor& pooled) {
-    using scalar_t = typename decltype(tag)::type;
-    using acc = acc_t<scalar_t>;
-    const AssignArguments<scalar_t> arguments(in);
+    using acc = typename decltype(tag)::type;
+    const AssignArguments<acc> arguments(in);
     const auto& job = arguments.job;
-    const auto value = image_view<scalar_t>(values);
-    const Buffer<acc> partial(job.tasks() * 3 * (job.grid.columns + 2) * record_size(value.channels + 1));
-    const auto rows = DHVT_AT_LEVEL(pool_rows<scalar_t>);
-    parallel_chunks(job.tasks(), [&](int64_t begin, int64_t end) { rows(job, value, partial, begin, end); });
-    const auto gather = DHVT_AT_LEVEL(gather_pool<scalar_t>);
+    const auto value = any_image<acc>(values);
+    const int64_t channels = values.size(1);
+    const Buffer<acc> partial(job.tasks() * 3 * (job.grid.columns + 2) * record_size(channels + 1));
+    const auto rows = DHVT_AT_LEVEL(pool_rows<acc>);
+    parallel_chunks(job.tasks(), [&](int64_t begin, int64_t end) { rows(job, value, channels, partial, begin, end); });
+    const auto gather = DHVT_AT_LEVEL(gather_pool<acc>);
     parallel_chunks(job.tasks(), [&](int64_t begin, int64_t end) {
-      gather(job, value.channels, partial, mutable_data<acc>(sums), mutable_data<acc>(pooled), begin, end);
+      gather(job, channels, partial, mutable_data<acc>(sums), mutable_data<acc>(pooled), begin, end);
     });
   });
 }
@@ -34,16 +34,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_pool_backward(
       grad_sums, grad_mass, in, values,
       [&](auto tag, const SoftGradients& out, const Tensor& grad_values, const Tensor& grad_sums,
           const Tensor& grad_mass) {
-        using scalar_t = typename decltype(tag)::type;
-        using acc = acc_t<scalar_t>;
-        const AssignArguments<scalar_t> arguments(in);
-        const auto value = image_view<scalar_t>(values);
-        const auto grad_value = mutable_image_view<scalar_t>(grad_values);
-        const auto rows = DHVT_AT_LEVEL(pool_rows_backward<scalar_t>);
-        assign_gradients<scalar_t>(
-            arguments.job, out, [&](const AssignGradient<scalar_t>& gradient, int64_t begin, int64_t end) {
-              rows(arguments.job, value, data<acc>(grad_sums), data<acc>(grad_mass), grad_value, gradient, begin, end);
-            });
+        using acc = typename decltype(tag)::type;
+        const AssignArguments<acc> arguments(in);
+        const auto value = any_image<acc>(values);
+        const auto grad_value = any_image<acc>(grad_values);
+        const auto rows = DHVT_AT_LEVEL(pool_rows_backward<acc>);
+        assign_gradients<acc>(arguments.job, out, [&](const AssignGradient<acc>& gradient, int64_t begin, int64_t end) {
+          rows(arguments.job, value, values.size(1), data<acc>(grad_sums), data<acc>(grad_mass), grad_value, gradient,
+               begin, end);
+        });
       });
 }
 

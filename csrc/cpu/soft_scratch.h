@@ -3,7 +3,7 @@
 
 #include <new>
 
-#include "image.h"
+#include "any_image.h"
 #include "soft_assign.h"
 
 namespace dhvt {

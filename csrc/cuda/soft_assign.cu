@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> soft_assign(const Tensor& features, const Tensor& cen
   const Launcher launch(features);
   const SoftClusters in{features, centers, positions, mass, mask, coefficients, cell, compactness, temperature};
   return soft_assign_checked(in, [&](auto tag, const Tensor& assignment, const Tensor& labels) {
-    using acc = acc_t<typename decltype(tag)::type>;
+    using acc = typename decltype(tag)::type;
     const AssignTensors<acc> tensors(in);
     constexpr int m = kRowEights<acc>;
     launch_tiles<CellShared<acc, m>>(launch, tensors.job.plan, assign_kernel<acc, m>, tensors.job, tensors.clusters,
@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_assign_backward(const Tensor& gr
   const Launcher launch(features);
   const SoftClusters in{features, centers, positions, mass, mask, coefficients, cell, compactness, temperature};
   return soft_assign_backward_checked(grad_assignment, in, [&](auto tag, const SoftGradients& out) {
-    using acc = acc_t<typename decltype(tag)::type>;
+    using acc = typename decltype(tag)::type;
     const AssignTensors<acc> tensors(in);
     const auto& job = tensors.job;
     gather_gradients(launch, job, out, [&](acc* sums, acc* pairs) {

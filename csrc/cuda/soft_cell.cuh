@@ -11,7 +11,6 @@
 
 #include <limits>
 
-#include "cuda/any_image.cuh"
 #include "cuda/soft_plan.cuh"
 
 namespace dhvt {

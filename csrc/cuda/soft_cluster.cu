@@ -108,7 +108,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster(const Tensor& features, 
   return soft_cluster_checked(
       features, mask, coefficients, cell, iterations,
       [&](auto tag, const Tensor& centers, const Tensor& positions, const Tensor& mass, const Tensor& labels) {
-        using acc = acc_t<typename decltype(tag)::type>;
+        using acc = typename decltype(tag)::type;
         const SoftTensors<acc> tensors(features, mask, coefficients, cell, compactness, temperature);
         const SoftJob<acc>& soft = tensors.job;
         const Plan& plan = soft.plan;
@@ -125,7 +125,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_cluster(const Tensor& features, 
                                   mutable_data<int32_t>(labels),
                                   int(iterations)};
         const int64_t pixels = features.size(2) * features.size(3);
-        const int64_t image_bytes = pixels * soft.channels * int64_t(sizeof(typename decltype(tag)::type));
+        const int64_t image_bytes = pixels * soft.channels * int64_t(features.element_size());
         if (plan.parts > 1) for_each(launch, tiles, SetToZero{job.counters});
         dispatch_rows<acc>(soft.rows(), [&](auto m) {
           using Shared = CellShared<acc, m>;

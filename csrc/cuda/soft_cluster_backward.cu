@@ -161,7 +161,7 @@ std::tuple<Tensor, Tensor> soft_cluster_backward(const Tensor& grad_centers, con
   return soft_cluster_backward_checked(
       given, features, mask, coefficients, cell,
       [&](auto tag, const ClusterStates& in, const Tensor& grad_features, const Tensor& grad_coefficients) {
-        using acc = acc_t<typename decltype(tag)::type>;
+        using acc = typename decltype(tag)::type;
         const SoftTensors<acc> tensors(features, mask, coefficients, cell, compactness, temperature);
         const SoftJob<acc>& soft = tensors.job;
         const Plan& plan = soft.plan;

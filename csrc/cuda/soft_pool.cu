@@ -67,7 +67,7 @@ std::tuple<Tensor, Tensor> soft_pool(const Tensor& features, const Tensor& value
   const std::optional<Tensor> given = mass;
   const SoftClusters in{features, centers, positions, given, mask, coefficients, cell, compactness, temperature};
   return soft_pool_checked(in, values, [&](auto tag, const Tensor& sums, const Tensor& pooled) {
-    using acc = acc_t<typename decltype(tag)::type>;
+    using acc = typename decltype(tag)::type;
     const AssignTensors<acc> tensors(in);
     const Plan& plan = tensors.job.plan;
     const int entries = int(values.size(1)) + 1;
@@ -155,7 +155,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_pool_backward(
   return soft_pool_backward_checked(
       grad_sums, grad_mass, in, values,
       [&](auto tag, const SoftGradients& out, const Tensor& grad_values, const Tensor& of_sums, const Tensor& of_mass) {
-        using acc = acc_t<typename decltype(tag)::type>;
+        using acc = typename decltype(tag)::type;
         const AssignTensors<acc> tensors(in);
         const auto& job = tensors.job;
         const int channels = int(values.size(1));

@@ -6,11 +6,11 @@ namespace dhvt::DHVT_LEVEL {
 namespace {
 
 // What all rows of a call use.
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
+template <typename acc>
 struct Worker {
-  const AssignJob<scalar_t>& job;
+  const AssignJob<acc>& job;
   CellGrid grid = job.grid;
-  int64_t channels = job.features.channels;
+  int64_t channels = job.channels;
   CenterRows<acc> centers{grid, channels};
   Candidates<acc> candidates{centers.dims};
   TileScratch<acc> tile{};
@@ -34,10 +34,10 @@ struct Worker {
 };
 
 // The backward of the assignment, once tile.gradient has its gradient.
-template <typename scalar_t, typename acc = acc_t<scalar_t>>
+template <typename acc>
 class AssignmentBackward {
  public:
-  DHVT_HD AssignmentBackward(Worker<scalar_t>& worker, const AssignGradient<scalar_t>& gradient)
+  DHVT_HD AssignmentBackward(Worker<acc>& worker, const AssignGradient<acc>& gradient)
       : worker_(worker),
         gradient_(gradient),
         sums_(worker.grid, worker.centers.record),
@@ -55,7 +55,7 @@ class AssignmentBackward {
     softmax_backward(tile.weight, tile.gradient, padded<acc>(count));
     spread<false, true, acc>(tile, Vectors<acc>{}, cell.difference, 2 * worker_.job.metric.inverse_temperature,
                              worker_.channels, count, {features_, kStride, true});
-    store_tile<scalar_t, acc>(gradient_.features, b, worker_.grid, cell, start, count, 0, worker_.channels, features_);
+    store_tile<acc>(gradient_.features, b, worker_.grid, cell, start, count, 0, worker_.channels, features_);
     sums_.add_tile(cell, worker_.channels, start, padded<acc>(count), tile, tile.gradient);
   }
 
@@ -66,8 +66,8 @@ class AssignmentBackward {
   }
 
  private:
-  Worker<scalar_t>& worker_;
-  const AssignGradient<scalar_t>& gradient_;
+  Worker<acc>& worker_;
+  const AssignGradient<acc>& gradient_;
   RowSums<acc> sums_;
   CoefficientSums<acc> coefficients_;
   Scratch<acc> features_;
@@ -91,11 +91,10 @@ DHVT_HD void for_each_group(int64_t channels, const Body& body) {
 
 }  // namespace
 
-template <typename scalar_t>
-void assign_rows(const AssignJob<scalar_t>& job, const ImageView<scalar_t>& assignment, int32_t* labels, int64_t begin,
+template <typename acc>
+void assign_rows(const AssignJob<acc>& job, const AnyImage<acc>& assignment, int32_t* labels, int64_t begin,
                  int64_t end) {
-  using acc = acc_t<scalar_t>;
-  Worker<scalar_t> worker{job};
+  Worker<acc> worker{job};
   const CellGrid& grid = worker.grid;
   const Scratch<int32_t> label(kTile);
   worker.run(
@@ -105,25 +104,24 @@ void assign_rows(const AssignJob<scalar_t>& job, const ImageView<scalar_t>& assi
           label_tile(cell, worker.channels, start, count, worker.tile, grid.columns, +label);
           store_labels(grid, cell, start, count, +label, labels + b * grid.height * grid.width);
           assign_tile(cell, worker.channels, start, count, worker.tile);
-          store_tile<scalar_t, acc>(assignment, b, grid, cell, start, count, 0, kCandidates, worker.tile.weight);
+          store_tile<acc>(assignment, b, grid, cell, start, count, 0, kCandidates, worker.tile.weight);
         });
       },
       kNothing);
 }
 
-template <typename scalar_t>
-void assign_rows_backward(const AssignJob<scalar_t>& job, const ImageView<const scalar_t>& grad_assignment,
-                          const AssignGradient<scalar_t>& gradient, int64_t begin, int64_t end) {
-  using acc = acc_t<scalar_t>;
-  Worker<scalar_t> worker{job};
-  AssignmentBackward<scalar_t> backward(worker, gradient);
+template <typename acc>
+void assign_rows_backward(const AssignJob<acc>& job, const AnyImage<acc>& grad_assignment,
+                          const AssignGradient<acc>& gradient, int64_t begin, int64_t end) {
+  Worker<acc> worker{job};
+  AssignmentBackward<acc> backward(worker, gradient);
   acc* grad = worker.tile.gradient;
   worker.run(
       begin, end, kNothing, [&](int64_t, int64_t, int64_t task) { backward.begin_row(task); },
       [&](int64_t b, const Cell<acc>& cell) {
         for_each_tile(cell, worker.tile, [&](int64_t start, int count) {
           assign_tile(cell, worker.channels, start, count, worker.tile);
-          load_tile<scalar_t, acc>(grad_assignment, b, worker.grid, cell, start, count, 0, kCandidates, grad);
+          load_tile<acc>(grad_assignment, b, worker.grid, cell, start, count, 0, kCandidates, grad);
           // A share that is 0 by definition has no gradient, not even 0 * infinity.
           clear_unused(cell, start, count, kCandidates, grad);
           for (int k = 0; k < kCandidates; ++k)
@@ -135,13 +133,11 @@ void assign_rows_backward(const AssignJob<scalar_t>& job, const ImageView<const 
       [&](int64_t, int64_t, int64_t task) { backward.end_row(task); });
 }
 
-template <typename scalar_t>
-void gather_center_gradients(const AssignJob<scalar_t>& job, const acc_t<scalar_t>* partial,
-                             acc_t<scalar_t>* grad_centers, acc_t<scalar_t>* grad_positions, int64_t begin,
-                             int64_t end) {
-  using acc = acc_t<scalar_t>;
+template <typename acc>
+void gather_center_gradients(const AssignJob<acc>& job, const acc* partial, acc* grad_centers, acc* grad_positions,
+                             int64_t begin, int64_t end) {
   const CellGrid& grid = job.grid;
-  const int64_t record = job.record(), channels = job.features.channels;
+  const int64_t record = job.record(), channels = job.channels;
   const Scratch<acc> sums(record);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / grid.rows, row = task % grid.rows;
@@ -156,12 +152,11 @@ void gather_center_gradients(const AssignJob<scalar_t>& job, const acc_t<scalar_
   }
 }
 
-template <typename scalar_t>
-void pool_rows(const AssignJob<scalar_t>& job, const ImageView<const scalar_t>& values, acc_t<scalar_t>* partial,
-               int64_t begin, int64_t end) {
-  using acc = acc_t<scalar_t>;
-  Worker<scalar_t> worker{job};
-  const int64_t record = record_size(values.channels + 1);
+template <typename acc>
+void pool_rows(const AssignJob<acc>& job, const AnyImage<acc>& values, int64_t channels, acc* partial, int64_t begin,
+               int64_t end) {
+  Worker<acc> worker{job};
+  const int64_t record = record_size(channels + 1);
   RowSums<acc> sums(worker.grid, record);
   const Scratch<acc> planes(kGroup * kStride);
   worker.run(
@@ -172,23 +167,22 @@ void pool_rows(const AssignJob<scalar_t>& job, const ImageView<const scalar_t>& 
           const int whole = padded<acc>(count);
           assign_tile(cell, worker.channels, start, count, worker.tile);
           sums.template add<true>(0, worker.tile.weight, {}, 0, whole, start == 0);
-          for_each_group(values.channels, [&](int64_t first, int64_t channels) {
-            load_tile<scalar_t, acc>(values, b, worker.grid, cell, start, count, first, channels, planes);
-            clear_unused<acc>(cell, start, count, channels, planes);
-            sums.template add<false>(first, worker.tile.weight, loaded<acc>(planes), channels, whole, start == 0);
+          for_each_group(channels, [&](int64_t first, int64_t group) {
+            load_tile<acc>(values, b, worker.grid, cell, start, count, first, group, planes);
+            clear_unused<acc>(cell, start, count, group, planes);
+            sums.template add<false>(first, worker.tile.weight, loaded<acc>(planes), group, whole, start == 0);
           });
         });
-        sums.end_cell(cell.column, values.channels, [](int64_t, const auto& each_candidate) {
+        sums.end_cell(cell.column, channels, [](int64_t, const auto& each_candidate) {
           each_candidate([](int, auto sum, auto) { return sum; });
         });
       },
       kNothing);
 }
 
-template <typename scalar_t>
-void gather_pool(const AssignJob<scalar_t>& job, int64_t channels, const acc_t<scalar_t>* partial,
-                 acc_t<scalar_t>* sums, acc_t<scalar_t>* mass, int64_t begin, int64_t end) {
-  using acc = acc_t<scalar_t>;
+template <typename acc>
+void gather_pool(const AssignJob<acc>& job, int64_t channels, const acc* partial, acc* sums, acc* mass, int64_t begin,
+                 int64_t end) {
   const CellGrid& grid = job.grid;
   const int64_t record = record_size(channels + 1);
   const Scratch<acc> own(record);
@@ -203,17 +197,15 @@ void gather_pool(const AssignJob<scalar_t>& job, int64_t channels, const acc_t<s
   }
 }
 
-template <typename scalar_t>
-void pool_rows_backward(const AssignJob<scalar_t>& job, const ImageView<const scalar_t>& values,
-                        const acc_t<scalar_t>* grad_sums, const acc_t<scalar_t>* grad_mass,
-                        const ImageView<scalar_t>& grad_values, const AssignGradient<scalar_t>& gradient, int64_t begin,
-                        int64_t end) {
-  using acc = acc_t<scalar_t>;
-  Worker<scalar_t> worker{job};
+template <typename acc>
+void pool_rows_backward(const AssignJob<acc>& job, const AnyImage<acc>& values, int64_t channels, const acc* grad_sums,
+                        const acc* grad_mass, const AnyImage<acc>& grad_values, const AssignGradient<acc>& gradient,
+                        int64_t begin, int64_t end) {
+  Worker<acc> worker{job};
   const CellGrid& grid = worker.grid;
   const Tile<acc>& tile = worker.tile;
-  AssignmentBackward<scalar_t> backward(worker, gradient);
-  const Planes<acc> vectors(values.channels + 1, grid.columns);  // d loss / d a = vectors . (1, values)
+  AssignmentBackward<acc> backward(worker, gradient);
+  const Planes<acc> vectors(channels + 1, grid.columns);  // d loss / d a = vectors . (1, values)
   const Scratch<acc> planes(kGroup * kStride);
   const auto fetch = [&](int64_t b, int64_t row) {
     if (row < 0 || row >= grid.rows) return vectors.clear(row);
@@ -222,8 +214,8 @@ void pool_rows_backward(const AssignJob<scalar_t>& job, const ImageView<const sc
       acc* plane = vectors.row(row) + column;
       const bool alive = job.mass[at] > 0;
       plane[0] = alive ? grad_mass[at] : acc(0);
-      for (int64_t c = 0; c < values.channels; ++c)
-        plane[(c + 1) * vectors.pitch()] = alive ? grad_sums[at * values.channels + c] : acc(0);
+      for (int64_t c = 0; c < channels; ++c)
+        plane[(c + 1) * vectors.pitch()] = alive ? grad_sums[at * channels + c] : acc(0);
     }
   };
   worker.run(
@@ -235,13 +227,13 @@ void pool_rows_backward(const AssignJob<scalar_t>& job, const ImageView<const sc
           assign_tile(cell, worker.channels, start, count, tile);
           for (int k = 0; k < kCandidates; ++k)
             fill(tile.gradient + k * kStride, whole, constant.row[k / 3][k % 3 - 1]);
-          for_each_group(values.channels, [&](int64_t first, int64_t channels) {
+          for_each_group(channels, [&](int64_t first, int64_t group) {
             const Vectors<acc> own = vectors.around(cell.row, cell.column, first + 1);
-            load_tile<scalar_t, acc>(values, b, grid, cell, start, count, first, channels, planes);
-            clear_unused<acc>(cell, start, count, channels, planes);
-            add_linear<acc>(own, loaded<acc>(planes), channels, whole, tile.gradient);
-            spread<true, false, acc>(tile, own, nullptr, acc(0), channels, count, {planes, kStride, true});
-            store_tile<scalar_t, acc>(grad_values, b, grid, cell, start, count, first, channels, planes);
+            load_tile<acc>(values, b, grid, cell, start, count, first, group, planes);
+            clear_unused<acc>(cell, start, count, group, planes);
+            add_linear<acc>(own, loaded<acc>(planes), group, whole, tile.gradient);
+            spread<true, false, acc>(tile, own, nullptr, acc(0), group, count, {planes, kStride, true});
+            store_tile<acc>(grad_values, b, grid, cell, start, count, first, group, planes);
           });
           backward.add_tile(b, cell, start, count);
         });
@@ -250,22 +242,16 @@ void pool_rows_backward(const AssignJob<scalar_t>& job, const ImageView<const sc
       [&](int64_t, int64_t, int64_t task) { backward.end_row(task); });
 }
 
-#define INSTANTIATE(scalar_t)                                                                                      \
-  template void assign_rows(const AssignJob<scalar_t>&, const ImageView<scalar_t>&, int32_t*, int64_t, int64_t);   \
-  template void assign_rows_backward(const AssignJob<scalar_t>&, const ImageView<const scalar_t>&,                 \
-                                     const AssignGradient<scalar_t>&, int64_t, int64_t);                           \
-  template void gather_center_gradients(const AssignJob<scalar_t>&, const acc_t<scalar_t>*, acc_t<scalar_t>*,      \
-                                        acc_t<scalar_t>*, int64_t, int64_t);                                       \
-  template void pool_rows(const AssignJob<scalar_t>&, const ImageView<const scalar_t>&, acc_t<scalar_t>*, int64_t, \
-                          int64_t);                                                                                \
-  template void gather_pool(const AssignJob<scalar_t>&, int64_t, const acc_t<scalar_t>*, acc_t<scalar_t>*,         \
-                            acc_t<scalar_t>*, int64_t, int64_t);                                                   \
-  template void pool_rows_backward(const AssignJob<scalar_t>&, const ImageView<const scalar_t>&,                   \
-                                   const acc_t<scalar_t>*, const acc_t<scalar_t>*, const ImageView<scalar_t>&,     \
-                                   const AssignGradient<scalar_t>&, int64_t, int64_t);
+#define INSTANTIATE(acc)                                                                                               \
+  template void assign_rows(const AssignJob<acc>&, const AnyImage<acc>&, int32_t*, int64_t, int64_t);                  \
+  template void assign_rows_backward(const AssignJob<acc>&, const AnyImage<acc>&, const AssignGradient<acc>&, int64_t, \
+                                     int64_t);                                                                         \
+  template void gather_center_gradients(const AssignJob<acc>&, const acc*, acc*, acc*, int64_t, int64_t);              \
+  template void pool_rows(const AssignJob<acc>&, const AnyImage<acc>&, int64_t, acc*, int64_t, int64_t);               \
+  template void gather_pool(const AssignJob<acc>&, int64_t, const acc*, acc*, acc*, int64_t, int64_t);                 \
+  template void pool_rows_backward(const AssignJob<acc>&, const AnyImage<acc>&, int64_t, const acc*, const acc*,       \
+                                   const AnyImage<acc>&, const AssignGradient<acc>&, int64_t, int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)
-INSTANTIATE(Half)
-INSTANTIATE(BFloat16)
 
 }  // namespace dhvt::DHVT_LEVEL

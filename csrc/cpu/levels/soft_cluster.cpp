@@ -93,10 +93,9 @@ void for_each_row_of_state(const ClusterJob<acc>& job, int64_t iteration, const 
 
 }  // namespace
 
-template <typename scalar_t>
-void cluster_load(const ImageView<const scalar_t>& view, const bool* mask, const ClusterJob<acc_t<scalar_t>>& job,
-                  bool means, int64_t begin, int64_t end) {
-  using acc = acc_t<scalar_t>;
+template <typename acc>
+void cluster_load(const AnyImage<acc>& image, const bool* mask, const ClusterJob<acc>& job, bool means, int64_t begin,
+                  int64_t end) {
   const CellGrid grid = job.grid;
   const Scratch<acc> line(grid.width);
   const int64_t entries = rounded(job.channels + 3, kLanes<acc>);
@@ -105,7 +104,7 @@ void cluster_load(const ImageView<const scalar_t>& view, const bool* mask, const
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task / grid.rows, row = task % grid.rows;
     const CellMajorRow<acc> pixels = job.row(b, row);
-    load_row_of_cells<scalar_t, acc>(view, mask ? mask + b * job.pixels() : nullptr, b, grid, row, pixels, line);
+    load_row_of_cells<acc>(image, mask ? mask + b * job.pixels() : nullptr, b, grid, row, pixels, line);
     if (means)
       for (int64_t column = 0; column < grid.columns; ++column)
         cell_mean<acc>(job, pixels, row, column, tile, lanes, sums, job.state(0, b));
@@ -265,11 +264,9 @@ void cluster_update_backward(const ClusterJob<acc>& job, int64_t iterations, int
   });
 }
 
-template <typename scalar_t>
-void cluster_load_backward(const ClusterJob<acc_t<scalar_t>>& job, int64_t iterations, bool last_only,
-                           const ClusterGradient<acc_t<scalar_t>>& gradient, const ImageView<scalar_t>& out,
-                           int64_t begin, int64_t end) {
-  using acc = acc_t<scalar_t>;
+template <typename acc>
+void cluster_load_backward(const ClusterJob<acc>& job, int64_t iterations, bool last_only,
+                           const ClusterGradient<acc>& gradient, const AnyImage<acc>& out, int64_t begin, int64_t end) {
   const CellGrid grid = job.grid;
   const Scratch<acc> line(grid.width), sums(job.record()),
       band(grid.width * (grid.cell < grid.height ? grid.cell : grid.height));
@@ -293,28 +290,19 @@ void cluster_load_backward(const ClusterJob<acc_t<scalar_t>>& job, int64_t itera
             for (int64_t n = 0; n < count; ++n) own[n] += pixels.codes[first + n] == kTakesPart ? share : acc(0);
         }
       }
-    store_cells<scalar_t, acc>(out, b, grid, row, job.pixels(), features, line, band);
+    store_cells<acc>(out, job.channels, b, grid, row, job.pixels(), features, line, band);
   }
 }
 
-#define INSTANTIATE(acc)                                                                                       \
-  template void cluster_update(const ClusterJob<acc>&, int64_t, const acc*, acc*, int64_t, int64_t);           \
-  template void cluster_label(const ClusterJob<acc>&, int64_t, const acc*, int32_t*, int64_t, int64_t);        \
-  template void cluster_update_backward(const ClusterJob<acc>&, int64_t, int64_t, const ClusterGradient<acc>&, \
-                                        int64_t, int64_t);
+#define INSTANTIATE(acc)                                                                                         \
+  template void cluster_load(const AnyImage<acc>&, const bool*, const ClusterJob<acc>&, bool, int64_t, int64_t); \
+  template void cluster_update(const ClusterJob<acc>&, int64_t, const acc*, acc*, int64_t, int64_t);             \
+  template void cluster_label(const ClusterJob<acc>&, int64_t, const acc*, int32_t*, int64_t, int64_t);          \
+  template void cluster_update_backward(const ClusterJob<acc>&, int64_t, int64_t, const ClusterGradient<acc>&,   \
+                                        int64_t, int64_t);                                                       \
+  template void cluster_load_backward(const ClusterJob<acc>&, int64_t, bool, const ClusterGradient<acc>&,        \
+                                      const AnyImage<acc>&, int64_t, int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)
-#undef INSTANTIATE
-
-#define INSTANTIATE(scalar_t)                                                                                         \
-  template void cluster_load(const ImageView<const scalar_t>&, const bool*, const ClusterJob<acc_t<scalar_t>>&, bool, \
-                             int64_t, int64_t);                                                                       \
-  template void cluster_load_backward(const ClusterJob<acc_t<scalar_t>>&, int64_t, bool,                              \
-                                      const ClusterGradient<acc_t<scalar_t>>&, const ImageView<scalar_t>&, int64_t,   \
-                                      int64_t);
-INSTANTIATE(float)
-INSTANTIATE(double)
-INSTANTIATE(Half)
-INSTANTIATE(BFloat16)
 
 }  // namespace dhvt::DHVT_LEVEL

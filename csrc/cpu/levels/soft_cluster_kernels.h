@@ -62,9 +62,8 @@ struct ClusterGradient {
 DHVT_PER_LEVEL(
     // Fills features, codes and whole, and with `means` the first state: mean and number of the pixels of each cell
     // that take part. A cell without any has mass 0, features 0 and its middle as position.
-    template <typename scalar_t>
-    void cluster_load(const ImageView<const scalar_t>& view, const bool* mask, const ClusterJob<acc_t<scalar_t>>& job,
-                      bool means, int64_t begin, int64_t end);
+    template <typename acc> void cluster_load(const AnyImage<acc>& image, const bool* mask, const ClusterJob<acc>& job,
+                                              bool means, int64_t begin, int64_t end);
     // Iteration i: completes state i from the sums that iteration i - 1 left (`before`), and adds up those for i + 1.
     template <typename acc> void cluster_update(const ClusterJob<acc>& job, int64_t iteration, const acc* before,
                                                 acc* partial, int64_t begin, int64_t end);
@@ -76,9 +75,8 @@ DHVT_PER_LEVEL(
     void cluster_update_backward(const ClusterJob<acc>& job, int64_t iterations, int64_t iteration,
                                  const ClusterGradient<acc>& gradient, int64_t begin, int64_t end);
     // The gradients of the features, with what comes through the cells' means unless `last_only`.
-    template <typename scalar_t>
-    void cluster_load_backward(const ClusterJob<acc_t<scalar_t>>& job, int64_t iterations, bool last_only,
-                               const ClusterGradient<acc_t<scalar_t>>& gradient, const ImageView<scalar_t>& out,
-                               int64_t begin, int64_t end);)
+    template <typename acc> void cluster_load_backward(const ClusterJob<acc>& job, int64_t iterations, bool last_only,
+                                                       const ClusterGradient<acc>& gradient, const AnyImage<acc>& out,
+                                                       int64_t begin, int64_t end);)
 
 }  // namespace dhvt

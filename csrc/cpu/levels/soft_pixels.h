@@ -65,24 +65,28 @@ DHVT_HD void store_labels(const CellGrid& grid, const Cell<acc>& cell, int64_t s
 }
 
 // Copies `channels` of a tile's pixels, from channel `first` on, into rows of kStride; 0 for the rest of a block.
-template <typename scalar_t, typename acc>
-DHVT_HD void load_tile(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
-                       int64_t start, int count, int64_t first, int64_t channels, acc* out) {
-  for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
-    const scalar_t* from = view.pixel(b, y, x) + first * view.channel_stride;
-    for (int64_t c = 0; c < channels; ++c, from += view.channel_stride)
-      load_row(from, view.column_stride, length, out + c * kStride + n);
+template <typename acc>
+void load_tile(const AnyImage<acc>& image, int64_t b, const CellGrid& grid, const Cell<acc>& cell, int64_t start,
+               int count, int64_t first, int64_t channels, acc* out) {
+  image.visit([&](const auto* data) {
+    for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
+      const auto* from = data + image.at(b, y, x) + first * image.channel_stride;
+      for (int64_t c = 0; c < channels; ++c, from += image.channel_stride)
+        load_row(from, image.column_stride, length, out + c * kStride + n);
+    });
   });
   for (int64_t c = 0; c < channels; ++c) fill(out + c * kStride + count, padded<acc>(count) - count, acc(0));
 }
 
-template <typename scalar_t, typename acc>
-DHVT_HD void store_tile(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, const Cell<acc>& cell,
-                        int64_t start, int count, int64_t first, int64_t channels, const acc* from) {
-  for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
-    scalar_t* to = view.pixel(b, y, x) + first * view.channel_stride;
-    for (int64_t c = 0; c < channels; ++c, to += view.channel_stride)
-      store_row(from + c * kStride + n, view.column_stride, length, to);
+template <typename acc>
+void store_tile(const AnyImage<acc>& image, int64_t b, const CellGrid& grid, const Cell<acc>& cell, int64_t start,
+                int count, int64_t first, int64_t channels, const acc* from) {
+  image.visit([&](auto* data) {
+    for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
+      auto* to = data + image.at(b, y, x) + first * image.channel_stride;
+      for (int64_t c = 0; c < channels; ++c, to += image.channel_stride)
+        store_row(from + c * kStride + n, image.column_stride, length, to);
+    });
   });
 }
 
@@ -96,56 +100,59 @@ DHVT_HD void clear_unused(const Cell<acc>& cell, int64_t start, int count, int64
 }
 
 // Copies the channels of a row of cells: [C, pixels of a cell] of each cell.
-template <typename scalar_t, typename acc>
-void load_cells(const ImageView<const scalar_t>& view, int64_t b, const CellGrid& grid, int64_t row, acc* out,
+template <typename acc>
+void load_cells(const AnyImage<acc>& image, int64_t channels, int64_t b, const CellGrid& grid, int64_t row, acc* out,
                 acc* line) {
   const int64_t height = grid.row_height(row), cell = grid.cell;
-  for (int64_t c = 0; c < view.channels; ++c)
+  for (int64_t c = 0; c < channels; ++c)
     for (int64_t y = 0; y < height; ++y) {
-      const scalar_t* source = view.pixel(b, row * cell + y, 0) + c * view.channel_stride;
+      const int64_t source = image.at(b, row * cell + y, 0) + c * image.channel_stride;
       const acc* from = line;
-      if constexpr (std::is_same_v<scalar_t, acc>)
-        if (view.column_stride == 1) from = source;
-      if (from == line) load_row(source, view.column_stride, view.width, line);
+      if (image.type == 0 && image.column_stride == 1)
+        from = static_cast<const acc*>(image.data) + source;
+      else
+        image.visit([&](const auto* data) { load_row(data + source, image.column_stride, grid.width, line); });
       for (int64_t x = 0; x < grid.width; x += cell) {
         const int64_t width = x + cell <= grid.width ? cell : grid.width - x;
-        copy_side(from + x, width, out + x * height * view.channels + (c * height + y) * width);
+        copy_side(from + x, width, out + x * height * channels + (c * height + y) * width);
       }
     }
 }
 
 // Writes cell-major planes of a row of cells to an image, which may lie in the same memory.
-template <typename scalar_t, typename acc>
-void store_cells(const ImageView<scalar_t>& view, int64_t b, const CellGrid& grid, int64_t row, int64_t plane,
-                 const acc* from, acc* line, acc* band) {
+template <typename acc>
+void store_cells(const AnyImage<acc>& image, int64_t channels, int64_t b, const CellGrid& grid, int64_t row,
+                 int64_t plane, const acc* from, acc* line, acc* band) {
   const int64_t height = grid.row_height(row), cell = grid.cell;
-  for (int64_t c = 0; c < view.channels; ++c) {
+  for (int64_t c = 0; c < channels; ++c) {
     copy(from + c * plane, height * grid.width, band);
     for (int64_t y = 0; y < height; ++y) {
       for (int64_t x = 0; x < grid.width; x += cell) {
         const int64_t width = x + cell <= grid.width ? cell : grid.width - x;
         copy_side(band + x * height + y * width, width, line + x);
       }
-      store_row(line, view.column_stride, grid.width, view.pixel(b, row * cell + y, 0) + c * view.channel_stride);
+      const int64_t target = image.at(b, row * cell + y, 0) + c * image.channel_stride;
+      image.visit([&](auto* data) { store_row(line, image.column_stride, grid.width, data + target); });
     }
   }
 }
 
 // Loads a row of cells and decides which pixels take part: `whole` where all of a cell do, else their codes; the
 // features of the others become 0.
-template <typename scalar_t, typename acc>
-void load_row_of_cells(const ImageView<const scalar_t>& view, const bool* mask, int64_t b, const CellGrid& grid,
-                       int64_t row, const CellMajorRow<acc>& out, acc* line) {
-  load_cells(view, b, grid, row, out.features, line);
+template <typename acc>
+void load_row_of_cells(const AnyImage<acc>& image, const bool* mask, int64_t b, const CellGrid& grid, int64_t row,
+                       const CellMajorRow<acc>& out, acc* line) {
+  const int64_t channels = out.channels;
+  load_cells(image, channels, b, grid, row, out.features, line);
   const int64_t height = grid.row_height(row);
   for (int64_t column = 0; column < grid.columns; ++column) {
     const int64_t width = grid.column_width(column), first = column * grid.cell * height, count = width * height;
-    acc* own = out.features + first * view.channels;
+    acc* own = out.features + first * channels;
     Index<acc> finite = ~Index<acc>{};
     const auto squares = [&](int64_t n, bool whole) __attribute__((always_inline)) {
       Lanes<acc> sum = {};
       const acc* from = own + n;
-      for (int64_t c = 0; c < view.channels; ++c, from += count) {
+      for (int64_t c = 0; c < channels; ++c, from += count) {
         const Lanes<acc> value = whole ? load(from) : load_some(from, int(count - n));
         sum += value * value;
       }
@@ -165,11 +172,11 @@ void load_row_of_cells(const ImageView<const scalar_t>& view, const bool* mask, 
     uint8_t* code = out.codes + first;
     for (int64_t i = 0; i < count; ++i) {
       acc sum = 0;
-      for (int64_t c = 0; c < view.channels; ++c) sum += own[c * count + i] * own[c * count + i];
+      for (int64_t c = 0; c < channels; ++c) sum += own[c * count + i] * own[c * count + i];
       const bool in = !inside || inside[i / width * grid.width + i % width];
       code[i] = !in ? kOutside : squares_are_finite(sum) ? kTakesPart : kNotFinite;
       if (code[i] != kTakesPart)
-        for (int64_t c = 0; c < view.channels; ++c) own[c * count + i] = 0;
+        for (int64_t c = 0; c < channels; ++c) own[c * count + i] = 0;
     }
   }
 }
@@ -180,6 +187,7 @@ class RowScratch {
  public:
   DHVT_HD RowScratch(const CellGrid& grid, int64_t channels)
       : pixels_((grid.cell < grid.height ? grid.cell : grid.height) * grid.width),
+        channels_(channels),
         features_(pixels_ * channels + kLanes<acc>),
         line_(grid.width),
         codes_(pixels_),
@@ -187,17 +195,15 @@ class RowScratch {
     fill(+features_, pixels_ * channels + kLanes<acc>, acc(0));  // whole blocks are read, see Numbers
   }
 
-  template <typename scalar_t>
-  DHVT_HD CellMajorRow<acc> load(const ImageView<const scalar_t>& view, const bool* mask, int64_t b,
-                                 const CellGrid& grid, int64_t row) const {
-    const CellMajorRow<acc> out{features_, view.channels, codes_, whole_};
-    load_row_of_cells<scalar_t, acc>(view, mask ? mask + b * grid.height * grid.width : nullptr, b, grid, row, out,
-                                     line_);
+  DHVT_HD CellMajorRow<acc> load(const AnyImage<acc>& image, const bool* mask, int64_t b, const CellGrid& grid,
+                                 int64_t row) const {
+    const CellMajorRow<acc> out{features_, channels_, codes_, whole_};
+    load_row_of_cells<acc>(image, mask ? mask + b * grid.height * grid.width : nullptr, b, grid, row, out, line_);
     return out;
   }
 
  private:
-  int64_t pixels_;
+  int64_t pixels_, channels_;
   Scratch<acc> features_, line_;
   Scratch<uint8_t> codes_;
   Scratch<bool> whole_;
