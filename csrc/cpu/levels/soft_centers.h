@@ -161,9 +161,9 @@ class Candidates {
       const acc narrower = acc(grid.column_width(grid.columns - 1) - grid.cell) / 2;
       const V right = acc(grid.cell) + (column + acc(1) == last ? splat(narrower) : V{});
       const V left = -(acc(grid.cell) + (column == last ? splat(narrower) : V{}));
-      each<kCandidates>(DHVT_EACH(k) {
-        if constexpr (k != kOwnCell) {
-          constexpr int other = other_index(k), down = k / 3 - 1, across = k % 3 - 1;
+      DHVT_EACH (k, kCandidates) {
+        if (k != kOwnCell) {
+          const int other = other_index(k), down = k / 3 - 1, across = k % 3 - 1;
           const I alive = load(centers.plane(row + down, 0) + at + across) > acc(0);
           present |= alive & (1 << k);
           V squares = {};
@@ -183,7 +183,7 @@ class Candidates {
           store(constant_ + other * kChunk + part, alive ? squares * acc(-0.5) : splat(lowest));
           bounded &= squares <= limit;
         }
-      });
+      }
       store(present_ + part, present);
       store(plain_ + part, bounded & present);
       store(scale_ + part, splat(acc(1)));

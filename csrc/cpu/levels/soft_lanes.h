@@ -121,18 +121,8 @@ DHVT_HD void store_some(float* to, Lanes<float> value, int n) {
 }
 #endif
 
-// body(integral_constant<0>), ..., body(integral_constant<N - 1>): constant indices keep arrays of vectors in
-// registers.
-template <typename Body, int... i>
-DHVT_HD void each_of(std::integer_sequence<int, i...>, const Body& body) {
-  (body(std::integral_constant<int, i>{}), ...);
-}
-
-template <int N, typename Body>
-DHVT_HD void each(const Body& body) {
-  each_of(std::make_integer_sequence<int, N>{}, body);
-}
-#define DHVT_EACH(i) [&](auto i) __attribute__((always_inline))
+// for (int i = 0; i < n; ++i), n <= 16, unrolled: constant indices keep arrays of vectors in registers.
+#define DHVT_EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < n; ++i)
 
 // One step of the sum of vectors: lane j gets a's lanes j and j ^ h where j has not bit h, else b's.
 template <int h, typename V, int... j>

@@ -48,16 +48,16 @@ class RowSums {
     const acc* from = cell_;
     const int64_t size = record_ * kLanes<acc>;
     Lanes<acc> mass[kCandidates];
-    const auto add = [&](auto k, Lanes<acc> value) __attribute__((always_inline)) {
+    const auto add = [&](int k, Lanes<acc> value) __attribute__((always_inline)) {
       acc* sum = to[k % 3] + k / 3 * size;
       store(sum, k % 3 == 2 ? value : load(sum) + value);  // the right column is new
     };
-    each<kCandidates>(DHVT_EACH(k) { add(k, mass[k] = load(from + k * size)); });
+    DHVT_EACH (k, kCandidates) add(k, mass[k] = load(from + k * size));
     for (int64_t d = 0; d < dims; ++d) {
       from += kLanes<acc>;
       for (acc*& sums : to) sums += kLanes<acc>;
       change(d, [&](const auto& of_candidate) __attribute__((always_inline)) {
-        each<kCandidates>(DHVT_EACH(k) { add(k, of_candidate(k, load(from + k * size), mass[k])); });
+        DHVT_EACH (k, kCandidates) add(k, of_candidate(k, load(from + k * size), mass[k]));
       });
     }
     close(column);
@@ -108,8 +108,8 @@ template <typename acc>
 DHVT_HD void end_relative_cell(const Cell<acc>& cell, int64_t dims, const RowSums<acc>& sums) {
   sums.end_cell(cell.column, dims, [&](int64_t d, const auto& each_candidate) __attribute__((always_inline)) {
     const acc* difference = cell.difference + d * kOthers * kChunk;
-    each_candidate([&](auto k, Lanes<acc> sum, Lanes<acc> mass) __attribute__((always_inline)) {
-      if constexpr (k != kOwnCell) sum -= difference[other_index(k) * kChunk] * mass;
+    each_candidate([&](int k, Lanes<acc> sum, Lanes<acc> mass) __attribute__((always_inline)) {
+      if (k != kOwnCell) sum -= difference[other_index(k) * kChunk] * mass;
       return sum;
     });
   });
@@ -129,8 +129,8 @@ class CoefficientSums {
     sums.end_cell(cell.column, dims_, [&](int64_t d, const auto& each_candidate) __attribute__((always_inline)) {
       const acc* difference = cell.difference + d * kOthers * kChunk;
       Lanes<acc> total = load(lanes_ + d * kLanes<acc>);
-      each_candidate([&](auto k, Lanes<acc> sum, Lanes<acc> mass) __attribute__((always_inline)) {
-        if constexpr (k != kOwnCell) {
+      each_candidate([&](int k, Lanes<acc> sum, Lanes<acc> mass) __attribute__((always_inline)) {
+        if (k != kOwnCell) {
           const acc apart = difference[other_index(k) * kChunk];
           total += apart * (sum - acc(0.5) * apart * mass);
           sum -= apart * mass;

@@ -127,24 +127,22 @@ DHVT_HD Lanes<acc> factor_of_blocks(acc value) {
 template <bool whole, int blocks, typename acc>
 DHVT_HD void score_blocks(const Cell<acc>& cell, int64_t channels, int64_t start, int at, int n, const Tile<acc>& tile,
                           Lanes<acc> (&score)[blocks][kCandidates]) {
-  each<kCandidates>(DHVT_EACH(k) {
-    each<blocks>(DHVT_EACH(b) {
+  DHVT_EACH (k, kCandidates)
+    DHVT_EACH (b, blocks)
       score[b][k] = splat(k == kOwnCell ? cell.own_constant : cell.constant[other_index(k) * kChunk]);
-    });
-  });
   const acc* coefficient = cell.coefficient;
   const auto add = [&](const acc* from, acc base, bool padded) __attribute__((always_inline)) {
     Lanes<acc> x[blocks];
-    each<blocks>(DHVT_EACH(b) {
+    DHVT_EACH (b, blocks) {
       const acc* block = from + b * kLanes<acc>;
       x[b] = (whole || padded ? load(block) : load_some(block, n)) - base;
-    });
-    each<kCandidates>(DHVT_EACH(k) {
-      if constexpr (k != kOwnCell) {
+    }
+    DHVT_EACH (k, kCandidates) {
+      if (k != kOwnCell) {
         const Lanes<acc> c = factor_of_blocks<blocks>(coefficient[other_index(k) * kChunk]);
-        each<blocks>(DHVT_EACH(b) { score[b][k] += c * x[b]; });
+        DHVT_EACH (b, blocks) score[b][k] += c * x[b];
       }
-    });
+    }
     coefficient += kOthers * kChunk;
   };
   const acc* feature = cell.features + start + at;
@@ -168,12 +166,12 @@ DHVT_HD void store_scores(const Cell<acc>& cell, int64_t channels, int64_t start
                           const Tile<acc>& tile) {
   Lanes<acc> value[blocks][kCandidates];
   score_blocks<whole>(cell, channels, start, at, n, tile, value);
-  each<blocks>(DHVT_EACH(b) {
+  DHVT_EACH (b, blocks) {
     const int here = at + b * kLanes<acc>;
-    each<kCandidates>(DHVT_EACH(k) { store(tile.weight + k * kStride + here, value[b][k]); });
+    DHVT_EACH (k, kCandidates) store(tile.weight + k * kStride + here, value[b][k]);
     store(tile.best + here,
           combined(value[b], [](auto a, auto c) __attribute__((always_inline)) { return maximum(a, c); }));
-  });
+  }
 }
 
 // From scores to shares that are not divided by their sum yet: it takes the place of the best score.
@@ -181,22 +179,22 @@ template <bool plain, typename acc>
 DHVT_HD void exponentiate_block(const Cell<acc>& cell, int at, const Tile<acc>& tile) {
   const Lanes<acc> best = load(tile.best + at);
   Lanes<acc> value[kCandidates];
-  each<kCandidates>(DHVT_EACH(k) {
+  DHVT_EACH (k, kCandidates) {
     acc* score = tile.weight + k * kStride + at;
     const Lanes<acc> below = load(score) - best;
     value[k] = share(plain ? below : below * cell.scale);
     store(score, value[k]);
-  });
+  }
   store(tile.best + at, combined(value, [](auto a, auto b) __attribute__((always_inline)) { return a + b; }));
 }
 
 template <bool plain, typename acc>
 DHVT_HD void normalize_block(const Cell<acc>& cell, int64_t start, int at, int n, const Tile<acc>& tile) {
   const Lanes<acc> inverse = (plain ? splat(acc(1)) : usable(cell, start + at, n)) / load(tile.best + at);
-  each<kCandidates>(DHVT_EACH(k) {
+  DHVT_EACH (k, kCandidates) {
     acc* share = tile.weight + k * kStride + at;
     store(share, load(share) * inverse);
-  });
+  }
 }
 
 // tile.weight = the assignment of `count` pixels from the cell's pixel `start` on, 0 for the rest of a
@@ -208,7 +206,7 @@ void assign_tile(const Cell<acc>& cell_, int64_t channels, int64_t start, int co
   const Tile<acc> tile = tile_;
   constexpr int size = kLanes<acc>;
   const int plain = cell.plain && !cell.codes ? count / size * size : 0;
-  each_blocks<acc>(plain, [&](auto blocks, int at) __attribute__((always_inline)) {
+  each_blocks<acc>(plain, [&]<int blocks>(std::integral_constant<int, blocks>, int at) __attribute__((always_inline)) {
     store_scores<true, blocks>(cell, channels, start, at, size, tile);
   });
   for (int at = 0; at < plain; at += size) {
@@ -238,13 +236,13 @@ void label_tile(const Cell<acc>& cell_, int64_t channels, int64_t start, int cou
     const auto& score = scores[0];
     Lanes<acc> best = score[kOwnCell];
     Index<acc> label = Index<acc>{} + own;
-    each<kCandidates>(DHVT_EACH(k) {
-      if constexpr (k != kOwnCell) {
+    DHVT_EACH (k, kCandidates) {
+      if (k != kOwnCell) {
         const Index<acc> nearer = score[k] > best;
         best = nearer ? score[k] : best;
         label = nearer ? Index<acc>{} + int32_t(own + (k / 3 - 1) * columns + k % 3 - 1) : label;
       }
-    });
+    }
     for (int l = 0; l < n; ++l) labels[at + l] = int32_t(label[l]);
     if (cell.codes)
       for (int l = 0; l < n; ++l) {
@@ -262,24 +260,24 @@ DHVT_HD void add_group(const acc* weight, const Numbers<acc>& numbers, int padde
                        acc* mass_lanes, int64_t record) {
   Lanes<acc> sum[size + mass][kCandidates] = {};
   if (!fresh)
-    each<kCandidates>(DHVT_EACH(k) {
-      each<size>(DHVT_EACH(d) { sum[d][k] = load(lanes + (k * record + d) * kLanes<acc>); });
+    DHVT_EACH (k, kCandidates) {
+      DHVT_EACH (d, size) sum[d][k] = load(lanes + (k * record + d) * kLanes<acc>);
       if constexpr (mass) sum[size][k] = load(mass_lanes + k * record * kLanes<acc>);
-    });
+    }
   for (int n = 0; n < padded; n += kLanes<acc>) {
     Lanes<acc> value[size + 1];
-    each<size>(DHVT_EACH(d) { value[d] = load(numbers.data + d * numbers.pitch + n) - numbers.base[d]; });
-    each<kCandidates>(DHVT_EACH(k) {
+    DHVT_EACH (d, size) value[d] = load(numbers.data + d * numbers.pitch + n) - numbers.base[d];
+    DHVT_EACH (k, kCandidates) {
       Lanes<acc> share = load(weight + k * kStride + n);
       if constexpr (kTogether > 1) keep_in_register(share);
-      each<size>(DHVT_EACH(d) { sum[d][k] += share * value[d]; });
+      DHVT_EACH (d, size) sum[d][k] += share * value[d];
       if constexpr (mass) sum[size][k] += share;
-    });
+    }
   }
-  each<kCandidates>(DHVT_EACH(k) {
-    each<size>(DHVT_EACH(d) { store(lanes + (k * record + d) * kLanes<acc>, sum[d][k]); });
+  DHVT_EACH (k, kCandidates) {
+    DHVT_EACH (d, size) store(lanes + (k * record + d) * kLanes<acc>, sum[d][k]);
     if constexpr (mass) store(mass_lanes + k * record * kLanes<acc>, sum[size][k]);
-  });
+  }
 }
 
 // lanes [9,record] of vectors, entry `first` + 1 + d of candidate k: += number d * weight[k]; entry 0 += weight[k] if
@@ -327,11 +325,11 @@ DHVT_HD void add_inner_products(const Vectors<acc>& vectors, const Numbers<acc>&
   const acc* from = numbers.data + at;
   for (int64_t d = 0; d < dims; ++d, from += numbers.pitch) {
     Lanes<acc> x[blocks];
-    each<blocks>(DHVT_EACH(b) { x[b] = load(from + b * kLanes<acc>) - numbers.base[d]; });
-    each<kCandidates>(DHVT_EACH(k) {
+    DHVT_EACH (b, blocks) x[b] = load(from + b * kLanes<acc>) - numbers.base[d];
+    DHVT_EACH (k, kCandidates) {
       const Lanes<acc> v = factor_of_blocks<blocks>((k < 3 ? above : k < 6 ? own : below)[k % 3 - 1]);
-      each<blocks>(DHVT_EACH(b) { sum[b][k] += v * x[b]; });
-    });
+      DHVT_EACH (b, blocks) sum[b][k] += v * x[b];
+    }
     above += vectors.pitch;
     own += vectors.pitch;
     below += vectors.pitch;
@@ -341,15 +339,13 @@ DHVT_HD void add_inner_products(const Vectors<acc>& vectors, const Numbers<acc>&
 // tile.gradient += vectors . numbers.
 template <typename acc>
 DHVT_HD void add_linear(const Vectors<acc>& vectors, const Numbers<acc>& numbers, int64_t dims, int padded, acc* out) {
-  each_blocks<acc>(padded, [&](auto blocks, int at) __attribute__((always_inline)) {
+  each_blocks<acc>(padded, [&]<int blocks>(std::integral_constant<int, blocks>, int at) __attribute__((always_inline)) {
     Lanes<acc> sum[blocks][kCandidates];
-    each<blocks>(DHVT_EACH(b) {
-      each<kCandidates>(DHVT_EACH(k) { sum[b][k] = load(out + k * kStride + at + b * kLanes<acc>); });
-    });
+    DHVT_EACH (b, blocks)
+      DHVT_EACH (k, kCandidates) sum[b][k] = load(out + k * kStride + at + b * kLanes<acc>);
     add_inner_products<blocks>(vectors, numbers, dims, at, sum);
-    each<blocks>(DHVT_EACH(b) {
-      each<kCandidates>(DHVT_EACH(k) { store(out + k * kStride + at + b * kLanes<acc>, sum[b][k]); });
-    });
+    DHVT_EACH (b, blocks)
+      DHVT_EACH (k, kCandidates) store(out + k * kStride + at + b * kLanes<acc>, sum[b][k]);
   });
 }
 
@@ -357,16 +353,16 @@ DHVT_HD void add_linear(const Vectors<acc>& vectors, const Numbers<acc>& numbers
 template <typename acc>
 DHVT_HD void softmax_backward_block(const acc* weight, const Lanes<acc> (&gradient)[kCandidates], acc* out) {
   Lanes<acc> value[kCandidates];
-  each<kCandidates>(DHVT_EACH(k) { value[k] = load(weight + k * kStride) * gradient[k]; });
+  DHVT_EACH (k, kCandidates) value[k] = load(weight + k * kStride) * gradient[k];
   const Lanes<acc> inner = combined(value, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
-  each<kCandidates>(DHVT_EACH(k) { store(out + k * kStride, value[k] - load(weight + k * kStride) * inner); });
+  DHVT_EACH (k, kCandidates) store(out + k * kStride, value[k] - load(weight + k * kStride) * inner);
 }
 
 template <typename acc>
 DHVT_HD void softmax_backward(const acc* weight, acc* gradient, int padded) {
   for (int n = 0; n < padded; n += kLanes<acc>) {
     Lanes<acc> value[kCandidates];
-    each<kCandidates>(DHVT_EACH(k) { value[k] = load(gradient + k * kStride + n); });
+    DHVT_EACH (k, kCandidates) value[k] = load(gradient + k * kStride + n);
     softmax_backward_block(weight + n, value, gradient + n);
   }
 }
@@ -376,15 +372,16 @@ template <typename acc>
 DHVT_HD void linear_backward(const acc* constant, const Vectors<acc>& vectors, const Cell<acc>& cell, int64_t channels,
                              int64_t start, int padded, const Tile<acc>& tile) {
   const Vectors<acc> of_position = vectors.from(channels);
-  each_blocks<acc>(padded, [&](auto blocks, int at) __attribute__((always_inline)) {
+  each_blocks<acc>(padded, [&]<int blocks>(std::integral_constant<int, blocks>, int at) __attribute__((always_inline)) {
     Lanes<acc> sum[blocks][kCandidates];
-    each<blocks>(DHVT_EACH(b) { each<kCandidates>(DHVT_EACH(k) { sum[b][k] = splat(constant[k * kChunk]); }); });
+    DHVT_EACH (b, blocks)
+      DHVT_EACH (k, kCandidates) sum[b][k] = splat(constant[k * kChunk]);
     add_inner_products<blocks>(vectors, feature_part(cell, start), channels, at, sum);
     add_inner_products<blocks>(of_position, position_part(cell, channels, tile), 2, at, sum);
-    each<blocks>(DHVT_EACH(b) {
+    DHVT_EACH (b, blocks) {
       const int here = at + b * kLanes<acc>;
       softmax_backward_block(tile.weight + here, sum[b], tile.gradient + here);
-    });
+    }
   });
 }
 
@@ -394,25 +391,26 @@ template <int channels, bool shares, bool scores, int blocks, typename acc>
 DHVT_HD void spread_group(const Tile<acc>& tile, const Vectors<acc>& vectors, const acc* difference, acc factor, int at,
                           Lanes<acc> (&out)[blocks][channels]) {
   Lanes<acc> from_scores[blocks][channels] = {};
-  const auto add = [&](const acc* rows, auto k, auto number, auto& to) __attribute__((always_inline)) {
+  const auto add = [&](const acc* rows, int k, auto number, auto& to) __attribute__((always_inline)) {
     Lanes<acc> value[blocks];
-    each<blocks>(DHVT_EACH(b) { value[b] = load(rows + k * kStride + at + b * kLanes<acc>); });
-    each<channels>(DHVT_EACH(c) {
+    DHVT_EACH (b, blocks) value[b] = load(rows + k * kStride + at + b * kLanes<acc>);
+    DHVT_EACH (c, channels) {
       const Lanes<acc> v = factor_of_blocks<blocks>(number(c));
-      each<blocks>(DHVT_EACH(b) { to[b][c] += value[b] * v; });
-    });
+      DHVT_EACH (b, blocks) to[b][c] += value[b] * v;
+    }
   };
   if constexpr (scores)
-    each<kCandidates>(DHVT_EACH(k) {
-      if constexpr (k != kOwnCell)
+    DHVT_EACH (k, kCandidates) {
+      if (k != kOwnCell)
         add(tile.gradient, k, [&](int c) { return difference[(c * kOthers + other_index(k)) * kChunk]; }, from_scores);
-    });
+    }
   if constexpr (shares)
-    each<kCandidates>(DHVT_EACH(k) {
+    DHVT_EACH (k, kCandidates) {
       add(tile.weight, k, [&](int c) { return vectors.row[k / 3][c * vectors.pitch + k % 3 - 1]; }, out);
-    });
+    }
   if constexpr (scores)
-    each<blocks>(DHVT_EACH(b) { each<channels>(DHVT_EACH(c) { out[b][c] += factor * from_scores[b][c]; }); });
+    DHVT_EACH (b, blocks)
+      DHVT_EACH (c, channels) out[b][c] += factor * from_scores[b][c];
 }
 
 // How the gradient of a cell's pixels is kept: cell-major planes, like its features.
@@ -428,24 +426,20 @@ DHVT_HD void spread_channels(const Tile<acc>& tile, const Vectors<acc>& vectors,
                              int count, const GradientPlanes<acc>& out) {
   constexpr int size = kLanes<acc>;
   const int whole = count / size * size;
-  each_blocks<acc>(whole, [&](auto blocks, int at) __attribute__((always_inline)) {
+  each_blocks<acc>(whole, [&]<int blocks>(std::integral_constant<int, blocks>, int at) __attribute__((always_inline)) {
     Lanes<acc> value[blocks][channels];
-    each<blocks>(DHVT_EACH(b) {
-      each<channels>(
-          DHVT_EACH(c) { value[b][c] = out.fresh ? Lanes<acc>{} : load(out.data + c * out.plane + at + b * size); });
-    });
+    DHVT_EACH (b, blocks)
+      DHVT_EACH (c, channels) value[b][c] = out.fresh ? Lanes<acc>{} : load(out.data + c * out.plane + at + b * size);
     spread_group<channels, shares, scores>(tile, vectors, difference, factor, at, value);
-    each<blocks>(DHVT_EACH(b) {
-      each<channels>(DHVT_EACH(c) { store(out.data + c * out.plane + at + b * size, value[b][c]); });
-    });
+    DHVT_EACH (b, blocks)
+      DHVT_EACH (c, channels) store(out.data + c * out.plane + at + b * size, value[b][c]);
   });
   if (whole == count) return;
   Lanes<acc> value[1][channels];
-  each<channels>(DHVT_EACH(c) {
+  DHVT_EACH (c, channels)
     value[0][c] = out.fresh ? Lanes<acc>{} : load_some(out.data + c * out.plane + whole, count - whole);
-  });
   spread_group<channels, shares, scores>(tile, vectors, difference, factor, whole, value);
-  each<channels>(DHVT_EACH(c) { store_some(out.data + c * out.plane + whole, value[0][c], count - whole); });
+  DHVT_EACH (c, channels) store_some(out.data + c * out.plane + whole, value[0][c], count - whole);
 }
 
 template <bool shares, bool scores, typename acc>
