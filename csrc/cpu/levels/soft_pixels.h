@@ -64,15 +64,29 @@ DHVT_HD void store_labels(const CellGrid& grid, const Cell<acc>& cell, int64_t s
   });
 }
 
+// Pixels of one channel side by side, to and from the image.
+template <typename scalar_t, typename acc>
+DHVT_HD void load_run(const scalar_t* from, int64_t stride, int64_t length, acc* out) {
+  if constexpr (std::is_same_v<scalar_t, acc>)
+    if (stride == 1) return copy_side(from, length, out);
+  load_row(from, stride, length, out);
+}
+template <typename scalar_t, typename acc>
+DHVT_HD void store_run(const acc* from, int64_t stride, int64_t length, scalar_t* out) {
+  if constexpr (std::is_same_v<scalar_t, acc>)
+    if (stride == 1) return copy_side(from, length, out);
+  store_row(from, stride, length, out);
+}
+
 // Copies `channels` of a tile's pixels, from channel `first` on, into rows of kStride; 0 for the rest of a block.
 template <typename acc>
 void load_tile(const AnyImage<acc>& image, int64_t b, const CellGrid& grid, const Cell<acc>& cell, int64_t start,
                int count, int64_t first, int64_t channels, acc* out) {
-  image.visit([&](const auto* data) {
+  image.visit([&](auto* data) {
     for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
       const auto* from = data + image.at(b, y, x) + first * image.channel_stride;
       for (int64_t c = 0; c < channels; ++c, from += image.channel_stride)
-        load_row(from, image.column_stride, length, out + c * kStride + n);
+        load_run(from, image.column_stride, length, out + c * kStride + n);
     });
   });
   for (int64_t c = 0; c < channels; ++c) fill(out + c * kStride + count, padded<acc>(count) - count, acc(0));
@@ -85,7 +99,7 @@ void store_tile(const AnyImage<acc>& image, int64_t b, const CellGrid& grid, con
     for_each_run(grid, cell, start, count, [&](int64_t y, int64_t x, int n, int length) {
       auto* to = data + image.at(b, y, x) + first * image.channel_stride;
       for (int64_t c = 0; c < channels; ++c, to += image.channel_stride)
-        store_row(from + c * kStride + n, image.column_stride, length, to);
+        store_run(from + c * kStride + n, image.column_stride, length, to);
     });
   });
 }
