@@ -1,6 +1,7 @@
 // Merging of the pixels of an image into a binary tree: the first round on the grid, without a list of its edges.
 #include "merge_pixels_host.h"
 
+#include "cpu/levels/rows.h"
 #include "cpu/merge_round.h"
 
 namespace dhvt {
@@ -11,17 +12,17 @@ enum Direction : uint8_t { kUp, kLeft, kRight, kDown, kNowhere };
 
 // One image. Its rows are worked on in strips, side by side where the image is the only one; what a strip makes is
 // numbered after what the strips above it make, so the result does not depend on them.
-template <typename scalar_t, typename T = acc_t<scalar_t>>
+template <typename T>
 class PixelMerger {
  public:
-  PixelMerger(const MergeTask<T>& task, const ImageView<const scalar_t>& view, int64_t b, const bool* mask)
+  PixelMerger(const MergeTask<T>& task, const AnyImage<T>& features, int64_t b, const bool* mask, int64_t width)
       : tree_(task),
-        view_(view),
+        features_(features),
         b_(b),
         mask_(mask),
-        height_(view.height),
-        width_(view.width),
-        directions_(task.leaves + 2 * view.width, kNowhere),
+        height_(task.leaves / width),
+        width_(width),
+        directions_(task.leaves + 2 * width, kNowhere),
         distance_(task.leaves),
         root_(task.leaves, -1),
         added_(task.leaves),
@@ -76,16 +77,17 @@ class PixelMerger {
   bool inside(int64_t p) const { return !mask_ || mask_[p]; }
 
   void read_row(int64_t y, T* out) const {
-    for (int64_t c = 0; c < view_.channels; ++c) {
-      const scalar_t* from = view_.pixel(b_, y, 0) + c * view_.channel_stride;
-      for (int64_t x = 0; x < width_; ++x) out[c * width_ + x] = static_cast<T>(from[x * view_.column_stride]);
-    }
+    features_.visit([&](const auto* data) {
+      const auto* from = data + features_.at(b_, y, 0);
+      for (int64_t c = 0; c < tree_.channels; ++c, from += features_.channel_stride)
+        load_row(from, features_.column_stride, width_, out + c * width_);
+    });
   }
 
   // Distances out [n] of pairs of pixels: a and b in rows of channels.
   void distances(const T* a, const T* b, int64_t n, T* __restrict__ out) const {
     std::fill_n(out, n, T(0));
-    for (int64_t c = 0; c < view_.channels; ++c)
+    for (int64_t c = 0; c < tree_.channels; ++c)
       for (int64_t x = 0; x < n; ++x) {
         const T delta = a[c * width_ + x] - b[c * width_ + x];
         out[x] += delta * delta;
@@ -99,7 +101,7 @@ class PixelMerger {
   // Leaves and picks of the rows [begin, end).
   void load(int64_t begin, int64_t end) {
     constexpr T kNever = std::numeric_limits<T>::infinity();
-    const int64_t size = view_.channels * width_;
+    const int64_t size = tree_.channels * width_;
     // across[x] lies between the pixels x - 1 and x.
     std::vector<T> row(size), below(size), up(width_, kNever), across(width_ + 1, kNever), down(width_, kNever);
     std::vector<int32_t> ways(width_);
@@ -164,7 +166,7 @@ class PixelMerger {
 
   void write_leaves(int64_t y, const T* row) {
     const auto& [count, mean, m2, centroid, box, boundary] = tree_.node;
-    const int64_t channels = view_.channels, first = y * width_;
+    const int64_t channels = tree_.channels, first = y * width_;
     for (int64_t x = 0; x < width_; ++x)
       for (int64_t c = 0; c < channels; ++c) mean[(first + x) * channels + c] = row[c * width_ + x];
     std::fill_n(m2 + first * channels, width_ * channels, T(0));
@@ -267,7 +269,7 @@ class PixelMerger {
   }
 
   Tree<T> tree_;
-  ImageView<const scalar_t> view_;
+  AnyImage<T> features_;
   int64_t b_;
   const bool* mask_;
   int64_t height_, width_;
@@ -283,15 +285,10 @@ MergedTree merge_pixels(const Tensor& features, const std::optional<Tensor>& mas
                         double compactness, int64_t depth) {
   return merge_pixels_checked(
       features, mask, distance, compactness, depth, [&]<typename T>(const bool* masks, const MergeTask<T>& task) {
-        dispatch_floating(features.scalar_type(), "merge_pixels", [&](auto tag) {
-          using scalar_t = typename decltype(tag)::type;
-          if constexpr (std::is_same_v<acc_t<scalar_t>, T>) {
-            const auto view = image_view<scalar_t>(features);
-            // Inside one image the strips run side by side; where there are several, images do.
-            parallel(view.batch, [&](int64_t b) {
-              PixelMerger<scalar_t>(task.of_image(b), view, b, masks ? masks + b * task.leaves : nullptr).run();
-            });
-          }
+        const AnyImage<T> image = any_image<T>(features);
+        // Inside one image the strips run side by side; where there are several, images do.
+        parallel(features.size(0), [&](int64_t b) {
+          PixelMerger<T>(task.of_image(b), image, b, masks ? masks + b * task.leaves : nullptr, features.size(3)).run();
         });
       });
 }

@@ -1,5 +1,5 @@
 // Merging of the pixels of an image into a binary tree.
-#include "cuda/any_image.cuh"
+#include "any_image.h"
 #include "cuda/merge_launch.cuh"
 #include "merge_pixels_host.h"
 
