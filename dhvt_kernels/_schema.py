@@ -59,6 +59,12 @@ SCHEMAS = {
     "-> (Tensor segment, Tensor node, Tensor counts, Tensor strength, Tensor probability)",
     "tree_cut_backward": "(Tensor grad_probability, Tensor likelihood, Tensor penalty, Tensor parent, Tensor round, "
     "Tensor strength, float selection_temperature) -> (Tensor grad_likelihood, Tensor grad_penalty)",
+    # Strengths [lower, upper) at which each node is in the cut; N cuts, with a budget where max_tokens [N] is positive.
+    "scale_set": "(Tensor likelihood, Tensor penalty, Tensor parent, Tensor round) -> (Tensor lower, Tensor upper)",
+    "scale_cut": "(Tensor lower, Tensor parent, Tensor round, Tensor strength, Tensor max_tokens, int num_segments) "
+    "-> (Tensor segment, Tensor node, Tensor counts, Tensor strength)",
+    "saliency": "(Tensor labels, Tensor lower, Tensor parent, Tensor round) -> Tensor",
+    # One table per image, or one for each of N cuts of it.
     "relabel": "(Tensor labels, Tensor table) -> Tensor",
     # Tokens. sum, gather and dot are the three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c].
     "segment_sum": "(Tensor features, Tensor labels, Tensor? weights, int num_segments) -> (Tensor sums, Tensor mass)",

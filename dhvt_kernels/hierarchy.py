@@ -1,13 +1,26 @@
 """Hierarchy: a binary tree of regions per image, from which every budget is cut."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from ._checks import check_choice, check_float, check_int
-from .ops import CRITERIA, SELECTIONS, MergeTree, criterion_terms, relabel, segment_gather, tree_cut
+from .ops import (
+    CRITERIA,
+    SELECTIONS,
+    MergeTree,
+    ScaleSet,
+    criterion_terms,
+    relabel,
+    saliency,
+    scale_set,
+    tree_cut,
+)
 from .partition import Partition, SoftLeaves
+from .scales import at_nodes, cut_cost, cut_scales, partitions
 
 
 @dataclass(frozen=True)
@@ -76,35 +89,50 @@ class Hierarchy:
             num_pixels=num_pixels,
         )
 
-    def cut(self, **changes: object) -> Partition:
-        """Cut the tree into a partition.
+    @overload
+    def cut(self, *, max_tokens: Sequence[int], **changes: Any) -> list[Partition]: ...
+    @overload
+    def cut(self, *, strength: Sequence[float], **changes: Any) -> list[Partition]: ...
+    @overload
+    def cut(self, **changes: Any) -> Partition: ...
+    def cut(self, **changes: Any) -> Partition | list[Partition]:
+        """Cut the tree into a partition; or, at several budgets or strengths at once, into as many.
 
         Args:
             **changes: any of the tokenizer's arguments that concern the selection, for this cut only: `criterion`,
-            `noise`,
-                `pixel_correlation`, `strength`, `max_tokens`, `select`, `lookahead`, `min_gain`,
-                `selection_temperature`.
+                `noise`, `pixel_correlation`, `strength`, `max_tokens`, `select`, `lookahead`, `min_gain`,
+                `selection_temperature`. With a sequence of `max_tokens` or of `strength`, or two of one length, there
+                is a cut for each entry, all from one scale set (`scale_set`).
 
         Returns:
             `Partition` with capacity `K = min(max_tokens, L)`, or L without a budget or where the tree stops below the
-            root.
+            root; a list of them where a sequence was given.
 
         Raises:
             TypeError: an unknown argument.
-            ValueError: a value out of range.
+            ValueError: a value out of range, sequences of different length, or a sequence with `select="greedy"`, whose
+                cuts at rising strength are not nested.
 
         Note:
             The pixels are not touched but for writing their labels; the cut itself works on the tree. With a budget the
             strength is the least one, not below `strength`, that meets it. Cuts of one hierarchy at rising strength
             (falling budgets) are nested.
 
+            Of several cuts at once `cost`, `probability` and `expected_tokens` are computed when they are first asked
+            for, with the gradients that one cut on its own has. A cut then costs little more than writing its labels.
+
         Example:
             >>> import torch, dhvt_kernels as dk
             >>> hierarchy = dk.Tokenizer().hierarchy(torch.rand(1, 3, 64, 64))
             >>> bool(hierarchy.cut(max_tokens=8).counts <= 8)
             True
+            >>> [partition.num_segments for partition in hierarchy.cut(max_tokens=[4, 16])]
+            [4, 16]
         """
-        selection = replace(self.selection, **changes) if changes else self.selection  # type: ignore[arg-type]
+        many = {name: value for name, value in changes.items() if name in _SEVERAL and isinstance(value, Sequence)}
+        if many:
+            return self._cuts(many, {name: value for name, value in changes.items() if name not in many})
+        selection = replace(self.selection, **changes) if changes else self.selection
         likelihood, penalty = self.terms(selection)
         strength = 0.0 if selection.criterion == "fixed" else selection.strength
         cut = tree_cut(
@@ -119,24 +147,113 @@ class Hierarchy:
             min_gain=selection.min_gain,
             selection_temperature=selection.selection_temperature,
         )
-        capacity = self.num_leaves
-        if selection.max_tokens is not None and self.complete:
-            capacity = min(selection.max_tokens, capacity)
-        with torch.no_grad():
-            cost = torch.addcmul(likelihood, cut.strength[:, None], penalty)
+        capacity = self._capacity(selection.max_tokens)
         return Partition(
             labels=relabel(self.leaves, cut.segment),
             counts=cut.counts,
             num_segments=capacity,
             node=cut.node[:, :capacity],
             strength=cut.strength,
-            cost=_at(cut.node, cost).sum(1),
-            probability=_at(cut.node, cut.probability)[:, :capacity],
+            cost=cut_cost(cut.node, cut.strength, likelihood, penalty),
+            probability=at_nodes(cut.node, cut.probability)[:, :capacity],
             expected_tokens=cut.expected_tokens,
             soft=self.soft,
         )
 
+    def _capacity(self, max_tokens: int | None) -> int:
+        return min(max_tokens, self.num_leaves) if max_tokens is not None and self.complete else self.num_leaves
 
-def _at(node: Tensor, values: Tensor) -> Tensor:
-    """`values [B,V]` of the nodes `[B,K]`; 0 in unused slots. One kernel, and its gradient is one."""
-    return segment_gather(values.unsqueeze(-1), node.unsqueeze(1))[:, 0, 0]
+    def _cuts(self, many: dict[str, Sequence[Any]], changes: dict[str, Any]) -> list[Partition]:
+        """`cut`, once for each entry of the sequences."""
+        lengths = {name: len(values) for name, values in many.items()}
+        number = max(lengths.values())
+        if min(lengths.values()) != number:
+            raise ValueError(f"strength, max_tokens: expected sequences of one length; found {lengths}")
+        if number == 0:
+            return []
+        selection = replace(self.selection, **changes, **{name: values[0] for name, values in many.items()})
+        if selection.select != "optimal":
+            raise ValueError(
+                f'select: expected "optimal" for several cuts at once; found {selection.select!r}, whose cuts are not '
+                "nested: make one after the other"
+            )
+        budgets: list[int | None] = [selection.max_tokens] * number
+        if "max_tokens" in many:
+            budgets = [check_int("max_tokens", value, 1) for value in many["max_tokens"]]
+        strengths = [selection.strength] * number
+        if "strength" in many:
+            strengths = [check_float("strength", value, minimum=0) for value in many["strength"]]
+        if selection.criterion == "fixed":
+            strengths = [0.0] * number
+        if max(strengths) > torch.finfo(torch.float32).max:
+            raise ValueError(f"strength: expected float32 numbers; found {max(strengths)}")
+        terms = self.terms(selection)
+        capacities = [self._capacity(budget) for budget in budgets]
+        cuts = cut_scales(
+            scale_set(*terms, self.tree.parent, self.tree.round),
+            self.tree,
+            strengths=strengths,
+            budgets=[budget or 0 for budget in budgets],
+            num_segments=max(capacities),
+        )
+        return partitions(
+            cuts,
+            self.leaves,
+            capacities,
+            terms=terms,
+            tree=self.tree,
+            selection_temperature=selection.selection_temperature,
+            soft=self.soft,
+        )
+
+    def scale_set(self, **changes: Any) -> ScaleSet:
+        """At which strengths each node is in the optimal cut: every cut of the tree at once.
+
+        Args:
+            **changes: `criterion`, `noise` and `pixel_correlation`, as for `cut`; strength and budget play no part.
+
+        Returns:
+            `ScaleSet(lower [B,2L-1], upper [B,2L-1])`, float32: a node is in the cuts of the strengths
+            `lower <= s < upper`.
+
+        Raises:
+            TypeError: an unknown argument.
+            ValueError: a value out of range.
+
+        Example:
+            >>> import torch, dhvt_kernels as dk
+            >>> hierarchy = dk.Tokenizer().hierarchy(torch.rand(1, 3, 64, 64))
+            >>> scales = hierarchy.scale_set()
+            >>> chosen = (scales.lower <= 2.5) & (2.5 < scales.upper)
+            >>> bool(chosen.sum() == hierarchy.cut(strength=2.5).counts)
+            True
+        """
+        selection = replace(self.selection, **changes) if changes else self.selection
+        return scale_set(*self.terms(selection), self.tree.parent, self.tree.round)
+
+    def saliency(self, **changes: Any) -> Tensor:
+        """The strength of each boundary: the ultrametric contour map.
+
+        Args:
+            **changes: `criterion`, `noise` and `pixel_correlation`, as for `cut`.
+
+        Returns:
+            float32 `[B,H,W]`: the strength from which on a pixel is in one segment with its right and its lower
+            neighbour. 0 inside leaves, the largest float32 where two trees meet (see the operator `saliency`). The
+            pixels above `s` are the boundaries of `cut(strength=s)`, but for those with pixels of no image.
+
+        Raises:
+            TypeError: an unknown argument.
+            ValueError: a value out of range.
+
+        Example:
+            >>> import torch, dhvt_kernels as dk
+            >>> hierarchy = dk.Tokenizer().hierarchy(torch.rand(1, 3, 64, 64))
+            >>> bool(((hierarchy.saliency() > 2.5) == hierarchy.cut(strength=2.5).boundaries()).all())
+            True
+        """
+        return saliency(self.leaves, self.scale_set(**changes).lower, self.tree.parent, self.tree.round)
+
+
+#: Arguments of `cut` of which it takes several.
+_SEVERAL = ("strength", "max_tokens")

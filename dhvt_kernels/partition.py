@@ -63,6 +63,11 @@ class Partition:
         return Partition(num_segments=self.num_segments, soft=soft, **tensors)
 
     @property
+    def selection_gradient(self) -> bool:
+        """Whether a gradient may flow to the selection, through `probability`."""
+        return self.probability.requires_grad
+
+    @property
     def gate(self) -> Tensor:
         """`[B,K]`: 1 for segments, 0 for unused slots; its gradient is that of `probability` (straight-through)."""
         used = (self.node >= 0).to(self.probability.dtype)
@@ -80,7 +85,7 @@ class Partition:
             `[B,K,C]` in the dtype of the features; 0 in unused slots.
         """
         pooled = segment_pool(features, self.labels, num_segments=self.num_segments, reduce=reduce, weights=weights)
-        if self.probability.requires_grad:
+        if self.selection_gradient:
             pooled = pooled * self.gate.unsqueeze(-1).to(pooled.dtype)
         return pooled
 

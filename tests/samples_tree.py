@@ -151,10 +151,44 @@ def tree_cut_backward(dtype):
     return cases
 
 
+def scale_set(dtype):
+    return [arguments[:4] for arguments in tree_cut(dtype)]
+
+
+def scales(dtype):
+    """lower, parent and round of scale sets; and of numbers that are none."""
+    cases = []
+    for arguments in scale_set(dtype):
+        lower, _ = ops.scale_set(*arguments)
+        cases.append((lower, *arguments[2:]))
+    lower, parent, rounds = cases[2]
+    lower = torch.randn_like(lower)
+    lower[:, ::3] = float("nan")
+    return [*cases, (lower, parent, rounds)]
+
+
+def scale_cut(dtype):
+    strength = torch.tensor([0.3, 0.0, 0.0, 1.0, float("inf"), float("nan"), -1.0, 0.0])
+    budgets = torch.tensor([0, 1, 3, 5, 0, 2, -7, 2**31 - 1], dtype=torch.int32)
+    cases = [(*scale, strength, budgets, 12) for scale in scales(dtype)]
+    return [*cases, (*cases[0][:3], strength[:0], budgets[:0], 4), (*cases[0][:3], strength, budgets, 0)]
+
+
+def saliency(dtype):
+    cases = []
+    for lower, parent, rounds in scales(dtype):
+        leaves = (lower.shape[1] + 1) // 2
+        cases.append((torch.randint(-2, leaves + 2, (len(lower), 7, 9), dtype=torch.int32), lower, parent, rounds))
+    return [*cases, *((cases[0][0][:, :h, :w], *cases[0][1:]) for h, w in ((0, 3), (1, 1), (5, 1), (1, 5)))]
+
+
 SAMPLES = {
     "merge_pixels": merge_pixels,
     "merge_tree": merge_tree,
     "merge_tree_backward": merge_tree_backward,
+    "saliency": saliency,
+    "scale_cut": scale_cut,
+    "scale_set": scale_set,
     "tree_cut": tree_cut,
     "tree_cut_backward": tree_cut_backward,
 }

@@ -5,45 +5,12 @@
 #include <limits>
 #include <memory>
 
+#include "cpu/cut_tree.h"
 #include "cpu/levels/tree_cut_kernels.h"
 #include "tree_cut_host.h"
 
 namespace dhvt {
 namespace {
-
-// One image's tree, brought into order: parent -1 for roots, likelihoods finite. Leaves are the first L of V nodes.
-struct CutTree {
-  int64_t leaves, nodes;
-  std::vector<int64_t> parent;
-  std::vector<char> used, finite;  // finite: the likelihood is the caller's
-  std::vector<double> likelihood, penalty;
-
-  template <typename T>
-  CutTree(int64_t nodes, const T* likelihood_in, const T* penalty_in, const int32_t* parent_in, const int32_t* round)
-      : leaves((nodes + 1) / 2),
-        nodes(nodes),
-        parent(nodes),
-        used(nodes),
-        finite(nodes),
-        likelihood(nodes),
-        penalty(nodes) {
-    std::vector<double> children(nodes, 0.0);
-    for (int64_t v = 0; v < nodes; ++v) {
-      parent[v] = -1;
-      if (v < leaves) used[v] = round[v] >= 0;
-      if (!used[v]) continue;  // an internal node is used once a used child has said so
-      parent[v] = valid_parent(parent_in, round, leaves, nodes, v);
-      finite[v] = std::isfinite(double(likelihood_in[v]));
-      likelihood[v] = finite[v] ? double(likelihood_in[v]) : v < leaves ? 0.0 : children[v] + kNonFiniteCost;
-      penalty[v] = std::isfinite(double(penalty_in[v])) ? double(penalty_in[v]) : 0.0;
-      if (parent[v] < 0) continue;
-      used[parent[v]] = true;
-      children[parent[v]] += likelihood[v];
-    }
-  }
-
-  double cost(int64_t v, double strength) const { return node_cost(likelihood[v], penalty[v], strength); }
-};
 
 // The dynamic program of one tree; its scratch is reused for every strength.
 struct Cut {

@@ -3,7 +3,7 @@
 set(DHVT_CUDA_FOLDER ${CMAKE_CURRENT_LIST_DIR})
 file(GLOB others RELATIVE ${DHVT_CUDA_FOLDER} CONFIGURE_DEPENDS ${DHVT_CUDA_FOLDER}/*.cu)
 # Their rounding decides what merges and what is cut: the reference repeats it, without fused multiply-adds.
-set(trees connected_components.cu merge_pixels.cu merge_tree.cu tree_cut.cu)
+set(trees connected_components.cu merge_pixels.cu merge_tree.cu scale_set.cu tree_cut.cu)
 set(segments ${others})
 list(FILTER segments INCLUDE REGEX "^segment_|mean_inject")
 set(soft ${others})

@@ -10,6 +10,9 @@ from .pack import pack, pad, unpack
 from .position_histogram import position_histogram
 from .region_graph import RegionGraph, region_graph
 from .relabel import relabel
+from .saliency import saliency
+from .scale_cut import ScaleCut, scale_cut
+from .scale_set import ScaleSet, scale_set
 from .segment_moments import Moments, segment_moments
 from .segment_pool import segment_gather, segment_pool
 from .soft_assign import SoftAssignment, soft_assign
@@ -27,6 +30,8 @@ __all__ = [
     "MergeTree",
     "Moments",
     "RegionGraph",
+    "ScaleCut",
+    "ScaleSet",
     "SoftAssignment",
     "SoftClusters",
     "TreeCut",
@@ -42,6 +47,9 @@ __all__ = [
     "position_histogram",
     "region_graph",
     "relabel",
+    "saliency",
+    "scale_cut",
+    "scale_set",
     "segment_gather",
     "segment_moments",
     "segment_pool",

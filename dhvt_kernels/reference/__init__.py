@@ -18,6 +18,9 @@ from .pack import unpack as unpack
 from .position_histogram import position_histogram as position_histogram
 from .region_graph import region_graph as region_graph
 from .relabel import relabel as relabel
+from .saliency import saliency as saliency
+from .scale_cut import scale_cut as scale_cut
+from .scale_set import scale_set as scale_set
 from .segment_moments import segment_moments as segment_moments
 from .segment_moments import segment_moments_backward as segment_moments_backward
 from .segment_pool import segment_dot as segment_dot
