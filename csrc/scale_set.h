@@ -20,9 +20,7 @@ struct CostLine {
     penalty += other.penalty;
     return *this;
   }
-  DHVT_HD CostLine operator-(CostLine other) const {
-    return {likelihood - other.likelihood, penalty - other.penalty};
-  }
+  DHVT_HD CostLine operator-(CostLine other) const { return {likelihood - other.likelihood, penalty - other.penalty}; }
 };
 
 constexpr double kNeverMerged = std::numeric_limits<double>::infinity();

@@ -154,7 +154,7 @@ class Hierarchy:
             num_segments=capacity,
             node=cut.node[:, :capacity],
             strength=cut.strength,
-            cost=cut_cost(cut.node, cut.strength, likelihood, penalty),
+            cost=cut_cost(cut.node[:, :capacity], cut.strength, likelihood, penalty),
             probability=at_nodes(cut.node, cut.probability)[:, :capacity],
             expected_tokens=cut.expected_tokens,
             soft=self.soft,

@@ -27,12 +27,9 @@ class ScalePartition(Partition):
     They are then what one cut on its own would have computed, with the gradient mode of the time of the cut.
     """
 
-    def __init__(
-        self, terms: tuple[Tensor, Tensor], tree: MergeTree, selection_temperature: float, **fields: Any
-    ) -> None:
+    def __init__(self, **attributes: Any) -> None:
         # What is computed later is not set: Python calls __getattr__ for it.
-        self.__dict__.update(fields, _terms=terms, _tree=tree, _selection_temperature=selection_temperature)
-        self.__dict__["_gradient"] = torch.is_grad_enabled() and any(term.requires_grad for term in terms)
+        self.__dict__.update(attributes)
 
     @property
     def selection_gradient(self) -> bool:
@@ -89,11 +86,13 @@ def partitions(
     soft: SoftLeaves | None,
 ) -> list[Partition]:
     """The partition of the pixels for each cut; their labels are written in one go."""
+    gradient = torch.is_grad_enabled() and any(term.requires_grad for term in terms)
     return [
         ScalePartition(
-            terms,
-            tree,
-            selection_temperature,
+            _terms=terms,
+            _tree=tree,
+            _selection_temperature=selection_temperature,
+            _gradient=gradient,
             labels=labels,
             counts=counts,
             num_segments=capacity,

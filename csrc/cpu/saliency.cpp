@@ -27,14 +27,17 @@ Tensor saliency(const Tensor& labels, const Tensor& lower, const Tensor& parent,
   return saliency_checked(labels, lower, parent, round, [](const SaliencyTask& t) {
     std::vector<int32_t> up(t.batch * t.nodes);
     parallel(t.batch, [&](int64_t b) { shorten(t, b, up.data() + b * t.nodes); });
-    parallel(t.batch * t.height, [&](int64_t row) {
-      const int64_t b = row / t.height, y = row % t.height;
-      const int32_t *label = t.labels + b * t.height * t.width, *above = up.data() + b * t.nodes;
-      const float* strength = t.lower + b * t.nodes;
-      for (int64_t x = 0; x < t.width; ++x)
-        t.out[row * t.width + x] = pixel_saliency(label, t.height, t.width, y, x, t.leaves, strength,
-                                                  [&](int32_t v) { return above[v]; });
-    }, 8);
+    parallel(
+        t.batch * t.height,
+        [&](int64_t row) {
+          const int64_t b = row / t.height, y = row % t.height;
+          const int32_t *label = t.labels + b * t.height * t.width, *above = up.data() + b * t.nodes;
+          const float* strength = t.lower + b * t.nodes;
+          for (int64_t x = 0; x < t.width; ++x)
+            t.out[row * t.width + x] =
+                pixel_saliency(label, t.height, t.width, y, x, t.leaves, strength, [&](int32_t v) { return above[v]; });
+        },
+        8);
   });
 }
 

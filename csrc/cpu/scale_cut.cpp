@@ -1,5 +1,6 @@
-// Cuts of a scale set: once per image the tree in preorder, where the leaves of a node are neighbours, and the strengths
-// at which the largest budgets are met; then one task per cut, which visits its segments and writes its leaves.
+// Cuts of a scale set: once per image the tree in preorder, where the leaves of a node are neighbours, and the
+// strengths at which the largest budgets are met; then one task per cut, which visits its segments and writes its
+// leaves.
 #include "scale_cut_host.h"
 
 #include <algorithm>
