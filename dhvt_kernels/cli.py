@@ -22,7 +22,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from . import __version__, info, position_histogram, token_patches
-from .imaging import find_images, load_image, mean_colors, overlay, save_image
+from .hierarchy import Hierarchy
+from .imaging import find_images, load_image, mean_colors, overlay, saliency_picture, save_image
 from .partition import Partition
 from .tokenizer import Tokenizer
 from .vectorize import to_svg
@@ -116,6 +117,7 @@ def tokenize(
     patch_size: Annotated[int, _option("Side of the tokens' patches in pixels.", _OUTPUT, min=1)] = 16,
     grid: Annotated[int, _option("Side of the tokens' position histograms.", _OUTPUT, min=1)] = 14,
     batch_size: Annotated[int, _option("Pictures of equal size tokenized together.", _OUTPUT, min=1)] = 8,
+    saliency: Annotated[bool, _option("Also write how strong each border is, as NAME_saliency.png.", _OUTPUT)] = False,
     device: Annotated[str, _option("Where to tokenize, e.g. cpu or cuda.", _OUTPUT)] = "cpu",
     max_tokens: Annotated[int | None, _option("Budget of tokens for each picture; none by default.")] = _DEFAULTS[
         "max_tokens"
@@ -164,7 +166,8 @@ def tokenize(
     """Tokenize pictures.
 
     For each NAME.jpg the output folder receives NAME_overlay.png (borders of the segments), NAME_mean.png (mean
-    colours), NAME.svg (one exact polygon path per segment) and NAME.safetensors (labels and tokens).
+    colours), NAME.svg (one exact polygon path per segment) and NAME.safetensors (labels and tokens). With --saliency
+    also NAME_saliency.png: the darker a border, the greater the strength up to which it is one.
 
     A file that cannot be read is reported and left out; the exit code is then 1.
     """
@@ -186,14 +189,14 @@ def tokenize(
     report = Report()
     metadata = {"dhvt_kernels": __version__, "tokenizer": json.dumps(parameters)}
     write = partial(_write, patch_size=patch_size, grid=grid, metadata=metadata, report=report)
-    jobs = _jobs(images, output, report)
+    jobs = _jobs(images, output, report, saliency)
     results: list[Result] = []
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     bar = Progress(*columns, console=report.console, transient=True, disable=not report.console.is_terminal)
     with bar, ThreadPoolExecutor() as pool:
         task, before = bar.add_task("tokenizing", total=len(jobs)), report.failures
         for batch in _batches(jobs, batch_size, report):
-            results += _process(batch, tokenizer, device, pool, write, report)
+            results += _process(batch, tokenizer, device, saliency, pool, write, report)
             bar.update(task, completed=len(results) + report.failures - before)
     _summary(sorted(results, key=lambda result: result.job.order), criterion, output)
     if report.failures:
@@ -229,12 +232,13 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _files(target: Path) -> list[Path]:
-    """What is written for one picture: overlay, mean colours, SVG, tokens."""
-    return [target.with_name(target.name + end) for end in ("_overlay.png", "_mean.png", ".svg", ".safetensors")]
+def _files(target: Path, saliency: bool) -> list[Path]:
+    """What is written for one picture: overlay, mean colours, SVG, tokens, and saliency if wanted."""
+    ends = ["_overlay.png", "_mean.png", ".svg", ".safetensors", *(["_saliency.png"] if saliency else [])]
+    return [target.with_name(target.name + end) for end in ends]
 
 
-def _jobs(images: Iterable[Path], output: Path, report: Report) -> list[Job]:
+def _jobs(images: Iterable[Path], output: Path, report: Report, saliency: bool) -> list[Job]:
     """Every picture once, with an output path that keeps its place in its folder and is nobody else's."""
     jobs: dict[Path, Job] = {}
     targets: set[Path] = set()
@@ -259,7 +263,7 @@ def _jobs(images: Iterable[Path], output: Path, report: Report) -> list[Job]:
             jobs[resolved] = Job(len(jobs), path, target)
     safe = []
     for job in jobs.values():
-        lost = [file for file in _files(job.target) if file.resolve() in jobs]
+        lost = [file for file in _files(job.target, saliency) if file.resolve() in jobs]
         if lost:
             report.failed(job.path, ValueError(f"the results would overwrite {lost[0]}; choose another output folder"))
         else:
@@ -295,18 +299,21 @@ def _process(
     batch: list[tuple[Job, Tensor]],
     tokenizer: Tokenizer,
     device: str,
+    saliency: bool,
     pool: ThreadPoolExecutor,
-    write: Callable[[Job, Tensor, Partition], None],
+    write: Callable[[Job, Tensor, Partition, Tensor | None], None],
     report: Report,
 ) -> list[Result]:
     """Tokenize pictures of equal size and write their files; the summary of those that succeeded."""
     try:
-        partition, seconds = _run(tokenizer, torch.stack([picture for _, picture in batch]).to(device))
+        pictures = torch.stack([picture for _, picture in batch]).to(device)
+        hierarchy, partition, seconds = _run(tokenizer, pictures)
+        maps = hierarchy.saliency().unbind() if saliency else (None,) * len(batch)
     except (MemoryError, RuntimeError, ValueError) as error:
         for job, _ in batch:
             report.failed(job.path, error)
         return []
-    written = [pool.submit(write, job, picture, partition[i]) for i, (job, picture) in enumerate(batch)]
+    written = [pool.submit(write, job, picture, partition[i], maps[i]) for i, (job, picture) in enumerate(batch)]
     results = []
     for i, ((job, picture), done) in enumerate(zip(batch, written, strict=True)):
         try:
@@ -320,30 +327,34 @@ def _process(
 
 
 @torch.no_grad()
-def _run(tokenizer: Tokenizer, pictures: Tensor) -> tuple[Partition, float]:
+def _run(tokenizer: Tokenizer, pictures: Tensor) -> tuple[Hierarchy, Partition, float]:
     start = time.perf_counter()
-    partition = tokenizer(pictures)
+    hierarchy = tokenizer.hierarchy(pictures)
+    partition = hierarchy.cut()
     if pictures.is_cuda:
         torch.cuda.synchronize(pictures.device)
-    return partition, time.perf_counter() - start
+    return hierarchy, partition, time.perf_counter() - start
 
 
 def _write(
     job: Job,
     picture: Tensor,
     partition: Partition,
+    saliency: Tensor | None,
     *,
     patch_size: int,
     grid: int,
     metadata: dict[str, str],
     report: Report,
 ) -> None:
-    """Write the four files of one picture."""
-    overlay_file, mean_file, svg_file, tokens_file = _files(job.target)
+    """Write the files of one picture."""
+    overlay_file, mean_file, svg_file, tokens_file, *saliency_file = _files(job.target, saliency is not None)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     save_image(overlay(picture, partition), overlay_file)
     save_image(mean_colors(picture, partition), mean_file)
     svg_file.write_text(to_svg(picture, partition))
+    if saliency is not None:
+        save_image(saliency_picture(saliency), saliency_file[0])
     tensors = token_tensors(picture, partition, patch_size=patch_size, grid=grid)
     if "patches" not in tensors:
         report.note(f"{job.path}: {len(tensors['count'])} tokens, so their patches and histograms are not written")

@@ -21,6 +21,9 @@ SUFFIXES = (
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 
+#: From the greatest strength to the least that `saliency_picture` shows.
+SALIENCY_RANGE = 1000.0
+
 _pillow_limit = threading.Lock()
 _FROM_16_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 
@@ -163,6 +166,24 @@ def overlay(image: Tensor, partition: Partition, color: tuple[int, int, int] = (
     width = max(1, round(side / 32))
     ink = torch.tensor(color, dtype=torch.uint8).view(3, 1, 1)
     return torch.where(_thicken(borders, width), ink, image)
+
+
+def saliency_picture(saliency: Tensor) -> Tensor:
+    """The strengths of the boundaries of one image as ink on white, on a logarithmic scale, uint8 [3,H,W].
+
+    Black is the greatest strength at which anything comes into one segment, and what never does; white a
+    `SALIENCY_RANGE`-th of it, and less.
+
+    Args:
+        saliency: float32 [H,W] or [1,H,W], from `Hierarchy.saliency`.
+    """
+    height, width = saliency.shape[-2:]
+    strength = saliency.detach().reshape(height, width).cpu()
+    never = strength >= torch.finfo(strength.dtype).max
+    most = torch.where(never, 0, strength).amax() if strength.numel() else strength.sum()
+    ink = (strength / most * SALIENCY_RANGE).clamp_(min=1).log_().div_(math.log(SALIENCY_RANGE))
+    ink = torch.where(strength > 0, ink.nan_to_num_(1), 0).clamp_(max=1)
+    return ((1 - ink) * 255).round().to(torch.uint8).expand(3, -1, -1)
 
 
 def _thicken(mask: Tensor, width: int) -> Tensor:

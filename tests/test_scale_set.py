@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -40,7 +41,7 @@ def breakpoints(scales, b=0):
 
 def middles(ends):
     """Strengths well inside the ranges."""
-    return [(a + b) / 2 for a, b in zip(ends, ends[1:], strict=False) if b > a * 1.001] + [ends[-1] * 1.5 + 1]
+    return [(a + b) / 2 for a, b in itertools.pairwise(ends) if b > a * 1.001] + [ends[-1] * 1.5 + 1]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -69,8 +70,8 @@ def test_the_dynamic_program_at_many_strengths(backend, dtype):
             assert nodes_at(scales, strength, b) == cut_at(forest, strength, b)
         for strength in ends:  # either cut is right there
             cost = costs(forest, strength, b)
-            least, found = (sum(cost[v] for v in cut(strength)) for cut in (
-                lambda s: cut_at(forest, s, b), lambda s: nodes_at(scales, s, b)))  # fmt: skip
+            least = sum(cost[v] for v in cut_at(forest, strength, b))
+            found = sum(cost[v] for v in nodes_at(scales, strength, b))
             assert found == pytest.approx(least, rel=1e-9)
 
 
