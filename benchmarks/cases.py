@@ -321,6 +321,34 @@ def tree_cut(s: Scene) -> Work:
     )
 
 
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", reference=1 << 20)
+def scale_set(s: Scene) -> Work:
+    """The strengths of every node: all cuts of the tree."""
+    terms, tree = s.terms, s.tree
+    return Work(lambda: dk.scale_set(*terms, tree.parent, tree.round), (), costs.scale_set(s))
+
+
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048")
+def scale_cut(s: Scene) -> Work:
+    """A hundred budgets."""
+    lower, _ = dk.scale_set(*s.terms, s.tree.parent, s.tree.round)
+    budgets = torch.linspace(1, TOKENS, 100, device=s.device).int()
+    zero = torch.zeros(100, device=s.device)
+    return Work(
+        lambda: dk.scale_cut(
+            lower, s.tree.parent, s.tree.round, strength=zero, max_tokens=budgets, num_segments=TOKENS
+        ),
+        (),
+        costs.scale_cut(s, 100),
+    )
+
+
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048")
+def saliency(s: Scene) -> Work:
+    lower, _ = dk.scale_set(*s.terms, s.tree.parent, s.tree.round)
+    return Work(lambda: dk.saliency(s.leaves, lower, s.tree.parent, s.tree.round), (), costs.saliency(s))
+
+
 @operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048")
 def relabel(s: Scene) -> Work:
     """Leaves to segments: how a cut reaches the pixels."""

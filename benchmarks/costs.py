@@ -99,6 +99,18 @@ def tree_cut(s: Scene) -> tuple[Cost, Cost]:
     return Cost(WORD * nodes * 6), Cost(WORD * nodes * 7)
 
 
+def scale_set(s: Scene) -> tuple[Cost, Cost]:
+    return Cost(WORD * s.batch * (2 * s.cells - 1) * 6), Cost(0)
+
+
+def scale_cut(s: Scene, cuts: int) -> tuple[Cost, Cost]:
+    return Cost(WORD * s.batch * ((2 * s.cells - 1) * 3 + cuts * (s.cells + TOKENS))), Cost(0)
+
+
+def saliency(s: Scene) -> tuple[Cost, Cost]:
+    return pixelwise(s, 2), Cost(0)
+
+
 def token_patches(s: Scene, size: int) -> tuple[Cost, Cost]:
     samples = WORD * s.batch * TOKENS * size * size
     image = pixelwise(s, s.channels).bytes

@@ -19,7 +19,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 #: As CMakeLists.txt compiles them: from the PTX of the lowest architecture, and some without fused multiply-adds.
 LOWEST = "compute_80"
-UNFUSED = ("connected_components", "merge_pixels", "merge_tree", "tree_cut")
+UNFUSED = ("connected_components", "merge_pixels", "merge_tree", "scale_set", "tree_cut")
 
 
 class Instance(NamedTuple):

@@ -64,7 +64,6 @@ SCHEMAS = {
     "scale_cut": "(Tensor lower, Tensor parent, Tensor round, Tensor strength, Tensor max_tokens, int num_segments) "
     "-> (Tensor segment, Tensor node, Tensor counts, Tensor strength)",
     "saliency": "(Tensor labels, Tensor lower, Tensor parent, Tensor round) -> Tensor",
-    # One table per image, or one for each of N cuts of it.
     "relabel": "(Tensor labels, Tensor table) -> Tensor",
     # Tokens. sum, gather and dot are the three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c].
     "segment_sum": "(Tensor features, Tensor labels, Tensor? weights, int num_segments) -> (Tensor sums, Tensor mass)",

@@ -47,7 +47,7 @@ class Partition:
     """The soft superpixels below; None with pixel leaves."""
 
     def __len__(self) -> int:
-        return self.labels.shape[0]
+        return self.counts.shape[0]
 
     def __getitem__(self, index: int) -> "Partition":
         if not -len(self) <= index < len(self):

@@ -22,9 +22,10 @@ def cut_cost(node: Tensor, strength: Tensor, likelihood: Tensor, penalty: Tensor
 
 
 class ScalePartition(Partition):
-    """A cut of a scale set: cost, probabilities and expected tokens, which take a pass over the tree, when asked for.
+    """A cut of a scale set: what takes a pass over the pixels or over the tree is computed when it is asked for.
 
-    They are then what one cut on its own would have computed, with the gradient mode of the time of the cut.
+    That is labels, cost, probabilities and expected tokens: then what one cut on its own would have computed, with the
+    gradient mode of the time of the cut.
     """
 
     def __init__(self, **attributes: Any) -> None:
@@ -36,7 +37,9 @@ class ScalePartition(Partition):
         return self._gradient
 
     def __getattr__(self, name: str) -> Any:
-        if name == "cost":
+        if name == "labels":
+            self.__dict__["labels"] = relabel(self._leaves, self._segment)
+        elif name == "cost":
             self.__dict__["cost"] = cut_cost(self.node, self.strength, *self._terms)
         elif name in ("probability", "expected_tokens"):
             self._relax()
@@ -85,7 +88,7 @@ def partitions(
     selection_temperature: float,
     soft: SoftLeaves | None,
 ) -> list[Partition]:
-    """The partition of the pixels for each cut; their labels are written in one go."""
+    """The partition of the pixels for each cut."""
     gradient = torch.is_grad_enabled() and any(term.requires_grad for term in terms)
     return [
         ScalePartition(
@@ -93,15 +96,16 @@ def partitions(
             _tree=tree,
             _selection_temperature=selection_temperature,
             _gradient=gradient,
-            labels=labels,
+            _leaves=leaves,
+            _segment=segment,
             counts=counts,
             num_segments=capacity,
             node=node[:, :capacity],
             strength=strength,
             soft=soft,
         )
-        for labels, counts, capacity, node, strength in zip(
-            relabel(leaves, cuts.segment).unbind(),
+        for segment, counts, capacity, node, strength in zip(
+            cuts.segment.unbind(),
             cuts.counts.unbind(),
             capacities,
             cuts.node.unbind(),

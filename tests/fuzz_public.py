@@ -140,6 +140,22 @@ def tree_cut(draw):
     return Call(arguments, case.finite, ("likelihood", "penalty"))
 
 
+def scale_set(draw):
+    case = fuzz_trees.scale_set(draw)
+    return Call(dict(zip(("likelihood", "penalty", "parent", "round"), case.arguments, strict=True)), True)
+
+
+def scale_cut(draw):
+    names = ("lower", "parent", "round", "strength", "max_tokens", "num_segments")
+    return Call(dict(zip(names, fuzz_trees.scale_cut(draw).arguments, strict=True)), True)
+
+
+def saliency(draw):
+    return Call(
+        dict(zip(("labels", "lower", "parent", "round"), fuzz_trees.saliency(draw).arguments, strict=True)), True
+    )
+
+
 def segment_pool(draw):
     reduce = draw.pick("mean", "sum", "max")
     if reduce == "max":
@@ -216,6 +232,9 @@ CALLS = {
         criterion_terms,
         information_criterion,
         tree_cut,
+        scale_set,
+        scale_cut,
+        saliency,
         segment_pool,
         segment_gather,
         mean_inject,

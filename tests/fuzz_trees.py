@@ -85,4 +85,34 @@ def tree_cut_backward(draw):
     return Case((grad, likelihood, penalty, parent, round_, strength, draw.pick(1.0, 16.0)), calm, calm)
 
 
-CASES = {case.__name__: case for case in (merge_tree, merge_tree_backward, tree_cut, tree_cut_backward)}
+def scale_set(draw):
+    *tree, _ = _forest(draw)
+    return Case(tuple(tree))
+
+
+def _scales(draw):
+    """lower, parent and round of a scale set, or of any numbers."""
+    likelihood, penalty, parent, round_, _ = _forest(draw)
+    lower, _ = ops.scale_set(likelihood, penalty, parent, round_)
+    if draw.chance(3):
+        lower = draw.values(draw.kind(), torch.float32, *lower.shape)
+    return draw.layout(lower), parent, round_
+
+
+def scale_cut(draw):
+    cuts = draw.size(1, 3, 9, 0)
+    strength = draw.values(draw.kind(), torch.float32, cuts)
+    budgets = draw.layout(draw.extremes(-1, 6, cuts))
+    return Case((*_scales(draw), strength, budgets, draw.pick(0, 1, 5, 20)), finite=True)
+
+
+def saliency(draw):
+    scales = _scales(draw)
+    size = scales[0].shape[0], draw.size(1, 2, 5, 0), draw.size(1, 3, 40)
+    return Case((draw.layout(draw.extremes(-1, scales[0].shape[1] // 2 + 2, *size)), *scales), finite=True)
+
+
+CASES = {
+    case.__name__: case
+    for case in (merge_tree, merge_tree_backward, tree_cut, tree_cut_backward, scale_set, scale_cut, saliency)
+}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import dhvt_kernels as dk
 from dhvt_kernels import cli
-from dhvt_kernels.imaging import load_image, mean_colors, overlay
+from dhvt_kernels.imaging import load_image, mean_colors, overlay, saliency_picture
 
 FAST = ("--cell", "4", "--iterations", "2")
 OUTPUTS = ("_overlay.png", "_mean.png", ".svg", ".safetensors")
@@ -82,6 +82,19 @@ def test_every_parameter_of_the_tokenizer_has_an_option():
     # A module cannot be given in a shell; the other two have no meaning for pictures without gradients.
     theirs = set(inspect.signature(dk.Tokenizer).parameters) - {"features", "grad", "check_finite"}
     assert theirs <= set(ours)
+
+
+def test_saliency(dhvt, tmp_path):
+    sources = [picture(tmp_path / f"photo{seed}.png", seed=seed) for seed in (0, 1)]
+    out = tmp_path / "out"
+    code, _, errors = dhvt("tokenize", *sources, "-o", out, *FAST, "--saliency", "--criterion", "mdl")
+    assert (code, errors) == (0, [])
+    assert outputs(out) == sorted([*expected("photo0", "photo1"), "photo0_saliency.png", "photo1_saliency.png"])
+    for seed, source in enumerate(sources):
+        hierarchy = dk.Tokenizer(cell=4, iterations=2, criterion="mdl").hierarchy(load_image(source)[None])
+        found = load_image(out / f"photo{seed}_saliency.png")
+        assert torch.equal(found, saliency_picture(hierarchy.saliency()))
+        assert found.unique().numel() > 5
 
 
 def test_files(dhvt, tmp_path):

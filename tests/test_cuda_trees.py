@@ -33,6 +33,10 @@ def test_trees_beyond_shared_memory(cuda):
         cut = check_against_native(cuda, "tree_cut", *tree, select, 0.0, max_tokens, 2, 0.0, 1.0)
         assert (cut[2] <= max_tokens).all()
     check_against_native(cuda, "tree_cut_backward", torch.randn_like(tree[0]), *tree, cut[3], 1.0)
+    lower, _ = check_against_native(cuda, "scale_set", *tree)
+    budgets = torch.tensor([500, 30, 0], dtype=torch.int32)
+    strength = torch.tensor([0.0, 0.0, 0.001])
+    check_against_native(cuda, "scale_cut", lower, parent, rounds, strength, budgets, 500)
 
 
 @pytest.mark.parametrize("leaves", [40, 400, 900, 1300, 1700])
@@ -49,9 +53,15 @@ def test_searches_of_trees_with_wide_levels(cuda, leaves):
         check_against_native(cuda, "tree_cut", *tree, "optimal", strength, max_tokens, 1, 0.0, 1.0)
 
 
-@pytest.mark.parametrize("name", ["tree_cut", "merge_tree"])
+@pytest.mark.parametrize("name", ["tree_cut", "scale_set", "scale_cut", "merge_tree"])
 def test_blocks_take_their_own_images(cuda, name):
-    if name == "tree_cut":
+    if name == "scale_set":
+        check_against_native(cuda, name, *random_forest(37, 9, torch.float32))
+    elif name == "scale_cut":
+        _, _, parent, rounds = forest = random_forest(37, 9, torch.float32)
+        budgets = torch.arange(9, dtype=torch.int32)
+        check_against_native(cuda, name, ops.scale_set(*forest)[0], parent, rounds, torch.zeros(9), budgets, 9)
+    elif name == "tree_cut":
         check_against_native(cuda, name, *random_forest(37, 9, torch.float32), "optimal", 0.1, 3, 1, 0.0, 1.0)
     else:
         check_against_native(cuda, name, *pixel_graph(torch.rand(37, 3, 2, 5)), "ward", 0.0, 0)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import dhvt_kernels as dk
 from dhvt_kernels import imaging
-from dhvt_kernels.imaging import find_images, load_image, mean_colors, overlay, save_image
+from dhvt_kernels.imaging import find_images, load_image, mean_colors, overlay, saliency_picture, save_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -229,3 +229,18 @@ def test_save_image_round_trip(tmp_path):
     image = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
     save_image(image, tmp_path / "picture.png")
     torch.testing.assert_close(load_image(tmp_path / "picture.png"), image)
+
+
+def test_saliency_is_ink_on_a_logarithmic_scale():
+    largest = torch.finfo(torch.float32).max
+    out = saliency_picture(torch.tensor([[[0.0, 1e-9, 0.2, 2.0, 20.0], [200.0, largest, 0.0, 0.0, 0.0]]]))
+    assert out.shape == (3, 2, 5)
+    assert out.dtype == torch.uint8
+    assert out[0].tolist() == [[255, 255, 255, 170, 85], [0, 0, 255, 255, 255]]
+    assert torch.equal(out[0], out[2])
+
+
+@pytest.mark.parametrize("strength", [0.0, torch.finfo(torch.float32).max])
+def test_saliency_without_a_scale(strength):
+    out = saliency_picture(torch.tensor([[0.0, strength]]))
+    assert out[0].tolist() == [[255, 255 if strength == 0 else 0]]

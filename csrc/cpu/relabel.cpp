@@ -1,4 +1,4 @@
-// Looking labels up in tables, one task per piece of an image: 4 bytes per pixel in, from memory once, and 4 out.
+// Looking labels up in a table, one task per piece of an image: 4 bytes per pixel in, 4 out.
 #include "relabel_host.h"
 
 #include <algorithm>
@@ -9,17 +9,15 @@ namespace dhvt {
 namespace {
 
 Tensor relabel(const Tensor& labels, const Tensor& table) {
-  return relabel_checked(labels, table, [](const RelabelTask& t) {
+  return relabel_checked(labels, table, [](const Tensor& labels, const Tensor& table, const Tensor& out) {
+    const int64_t pixels = labels.size(1) * labels.size(2), size = table.size(1);
     constexpr int64_t kPiece = 16384;
-    const int64_t pieces = (t.pixels + kPiece - 1) / kPiece;
+    const int64_t pieces = (pixels + kPiece - 1) / kPiece;
     const auto relabel_pixels = DHVT_AT_LEVEL(relabel_pixels);
-    parallel(t.batch * pieces, [&](int64_t task) {
+    parallel(labels.size(0) * pieces, [&](int64_t task) {
       const int64_t b = task / pieces, begin = task % pieces * kPiece;
-      for (int64_t n = 0; n < t.tables; ++n) {
-        const int64_t at = n * t.batch + b;
-        relabel_pixels(t.labels + b * t.pixels + begin, std::min(kPiece, t.pixels - begin), t.table + at * t.size,
-                       t.size, t.out + at * t.pixels + begin);
-      }
+      relabel_pixels(data<int32_t>(labels) + b * pixels + begin, std::min(kPiece, pixels - begin),
+                     data<int32_t>(table) + b * size, size, mutable_data<int32_t>(out) + b * pixels + begin);
     });
   });
 }

@@ -10,7 +10,7 @@ from .._schema import ops
 
 @register_fake("dhvt_kernels::relabel")
 def _(labels: Tensor, table: Tensor) -> Tensor:
-    return labels.new_empty((*table.shape[:-2], *labels.shape))
+    return labels.new_empty(labels.shape)
 
 
 def relabel(labels: Tensor, table: Tensor) -> Tensor:
@@ -18,17 +18,17 @@ def relabel(labels: Tensor, table: Tensor) -> Tensor:
 
     Args:
         labels: int32 `[B,H,W]`.
-        table: int32 `[B,K]`: the new label of each segment; or `[N,B,K]`, N of them.
+        table: int32 `[B,K]`: the new label of each segment.
 
     Returns:
-        int32 `[B,H,W]`, or `[N,B,H,W]`; -1 for labels outside [0, K).
+        int32 `[B,H,W]`; -1 for labels outside [0, K).
 
     Raises:
         TypeError: not int32.
         ValueError: shapes or devices do not fit.
 
     Note:
-        No gradient. One pass, 8 bytes per pixel (and table).
+        No gradient. One pass, 8 bytes per pixel.
 
     Example:
         >>> import torch, dhvt_kernels as dk
@@ -36,6 +36,5 @@ def relabel(labels: Tensor, table: Tensor) -> Tensor:
         >>> dk.relabel(labels, torch.tensor([[5, 6, 5]], dtype=torch.int32)).tolist()
         [[[5, 6], [5, -1]]]
     """
-    many = isinstance(table, Tensor) and table.dim() == 3
-    check_tensors(labels=(labels, "B H W", LABELS), table=(table, "N B K" if many else "B K", torch.int32))
+    check_tensors(labels=(labels, "B H W", LABELS), table=(table, "B K", torch.int32))
     return ops.relabel(labels, table)

@@ -5,11 +5,7 @@ from torch import Tensor
 
 
 def relabel(labels: Tensor, table: Tensor) -> Tensor:
-    """out[b,y,x] = table[b, labels[b,y,x]], -1 outside the table; the same with each of N tables."""
-    if table.dim() == 3:
-        return (
-            torch.stack([relabel(labels, one) for one in table]) if len(table) else labels.new_empty(0, *labels.shape)
-        )
+    """out[b,y,x] = table[b, labels[b,y,x]], -1 outside the table."""
     size = table.shape[1]
     if size == 0:
         return torch.full_like(labels, -1, memory_format=torch.contiguous_format)
