@@ -120,6 +120,42 @@ def test_saliency_holds_every_cut(leaves):
     assert not torch.equal(out, hierarchy.saliency(criterion="mdl"))
 
 
+@pytest.mark.parametrize("name", ["constant", "checkerboard", "noise", "serpentine", "row"])
+def test_unusual_pictures(name):
+    """Trees may be chains as long as there are pixels."""
+    values = torch.linspace(0, 1, 60 * 60).square().reshape(60, 60)
+    values[1::2] = values[1::2].flip(1)
+    index = torch.arange(60)
+    image = {
+        "constant": torch.full((60, 60), 0.5),
+        "checkerboard": (index[:, None] + index).remainder(2).float(),
+        "noise": torch.rand(60, 60),
+        "serpentine": values,
+        "row": torch.linspace(0, 1, 3600).square()[None],
+    }[name]
+    hierarchy = dk.Tokenizer(leaves="pixels").hierarchy(image.expand(1, 3, -1, -1).contiguous())
+    out = hierarchy.saliency()
+    for budget, partition in zip((1, 10, 100), hierarchy.cut(max_tokens=[1, 10, 100], strength=[0] * 3), strict=True):
+        assert torch.equal(out > partition.strength, partition.boundaries())
+        one = hierarchy.cut(max_tokens=budget, strength=0)
+        assert partition.counts <= budget
+        torch.testing.assert_close(partition.cost, one.cost, rtol=1e-5, atol=1e-3)
+
+
+def test_compiles_without_a_graph_break():
+    tokenizer = dk.Tokenizer(cell=4)
+
+    def labels(images):
+        hierarchy = tokenizer.hierarchy(images)
+        return [hierarchy.saliency(), *(partition.labels for partition in hierarchy.cut(max_tokens=[3, 9]))]
+
+    compiled = torch.compile(labels, fullgraph=True, backend="eager")
+    for _ in range(2):
+        images = pictures()
+        for a, b in zip(compiled(images), labels(images), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_bad_input():
     hierarchy = dk.Tokenizer(cell=4).hierarchy(pictures(1, 8, 8))
     with pytest.raises(ValueError, match="max_tokens: expected an integer >= 1; found 0"):
