@@ -49,9 +49,8 @@ def scale_set(likelihood: Tensor, penalty: Tensor, parent: Tensor, round: Tensor
         round: [B,V] of int32; negative for unused nodes. An inner node without children is unused, too.
 
     Returns:
-        `ScaleSet(lower [B,V], upper [B,V])` in float32: at any strength s >= 0 the used nodes with
-        ``lower <= s < upper`` are a partition of the used leaves, except where a root's `lower` is above s and so are
-        all below it, which no leaf's is.
+        `ScaleSet(lower [B,V], upper [B,V])` in float32: at any strength s >= 0 the nodes with ``lower <= s < upper``
+        are a partition of the used leaves.
 
     Raises:
         TypeError: an argument has another type or dtype.
