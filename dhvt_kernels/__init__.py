@@ -4,6 +4,7 @@ from . import ops as _operators
 from ._native import backend, register_backends
 from .features import ConvEncoder, SmoothedLab
 from .hierarchy import Hierarchy, Selection
+from .injection import MeanInjection
 from .ops import *  # noqa: F403
 from .partition import Partition, SoftLeaves
 from .tokenizer import Tokenizer, pad_images
@@ -15,6 +16,7 @@ __all__ = [
     *_operators.__all__,
     "ConvEncoder",
     "Hierarchy",
+    "MeanInjection",
     "Partition",
     "Selection",
     "SmoothedLab",

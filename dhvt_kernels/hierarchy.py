@@ -64,6 +64,8 @@ class Hierarchy:
     """What `cut` uses unless told otherwise."""
     complete: bool
     """Merged to the root, so that any budget can be met."""
+    node_features: Tensor
+    """`[B,2L-1,C]`: features of every node, differentiable; the tokenizer's `weights` says how they are averaged."""
     soft: SoftLeaves | None = None
     """The soft superpixels below; None with pixel leaves."""
 
@@ -158,6 +160,7 @@ class Hierarchy:
             cost=cut_cost(cut.node[:, :capacity], cut.strength, likelihood, penalty),
             probability=at_nodes(cut.node, cut.probability)[:, :capacity],
             expected_tokens=cut.expected_tokens,
+            node_features=self.node_features,
             soft=self.soft,
         )
 
@@ -204,6 +207,7 @@ class Hierarchy:
             terms=terms,
             tree=self.tree,
             selection_temperature=selection.selection_temperature,
+            node_features=self.node_features,
             soft=self.soft,
         )
 

@@ -5,7 +5,15 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from .ops import Moments, SoftClusters, segment_moments, segment_pool, soft_pool
+from .ops import (
+    Moments,
+    SoftClusters,
+    segment_gather,
+    segment_moments,
+    segment_pool,
+    soft_pool,
+    token_patches,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +51,8 @@ class Partition:
     """`[B,K]`: probability of each segment in the relaxed selection; 0 in unused slots. Differentiable."""
     expected_tokens: Tensor
     """`[B]`: expected number of segments of the relaxed selection. Differentiable."""
+    node_features: Tensor
+    """`[B,2L-1,C]`: features of every node of the hierarchy."""
     soft: SoftLeaves | None = None
     """The soft superpixels below; None with pixel leaves."""
 
@@ -73,6 +83,16 @@ class Partition:
         used = (self.node >= 0).to(self.probability.dtype)
         return used + (self.probability - self.probability.detach())
 
+    @property
+    def features(self) -> Tensor:
+        """`[B,K,C]`: features of each segment, its node's; 0 in unused slots. Gradients reach the selection, too."""
+        features = segment_gather(self.node_features, self.node.unsqueeze(1))[:, :, 0].transpose(1, 2)
+        return self._gated(features)
+
+    def _gated(self, values: Tensor) -> Tensor:
+        """`values [B,K,C]` with the gradient of `gate`."""
+        return values * self.gate.unsqueeze(-1).to(values.dtype) if self.selection_gradient else values
+
     def pool(self, features: Tensor, *, reduce: str = "mean", weights: Tensor | None = None) -> Tensor:
         """Pool features over the segments, as `segment_pool`; gradients also reach the selection, through `gate`.
 
@@ -85,9 +105,20 @@ class Partition:
             `[B,K,C]` in the dtype of the features; 0 in unused slots.
         """
         pooled = segment_pool(features, self.labels, num_segments=self.num_segments, reduce=reduce, weights=weights)
-        if self.selection_gradient:
-            pooled = pooled * self.gate.unsqueeze(-1).to(pooled.dtype)
-        return pooled
+        return self._gated(pooled)
+
+    def token_patches(self, images: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
+        """Each segment's box, resampled to `size x size`, and the share of the segment in it (see `token_patches`).
+
+        Args:
+            images: `[B,C,H,W]`, any floating dtype and layout.
+            size: side of a patch, P.
+
+        Returns:
+            `(patches [B,K,C,P,P], masks [B,K,1,P,P])`; zeros in unused slots.
+        """
+        boxes = self.moments(images[:, :1].detach()).box
+        return token_patches(images, self.labels, boxes, size=size)
 
     def soft_pool(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Sum values over the segments with the soft assignment of their leaves: a sum up the tree.

@@ -86,6 +86,7 @@ def partitions(
     terms: tuple[Tensor, Tensor],
     tree: MergeTree,
     selection_temperature: float,
+    node_features: Tensor,
     soft: SoftLeaves | None,
 ) -> list[Partition]:
     """The partition of the pixels for each cut."""
@@ -102,6 +103,7 @@ def partitions(
             num_segments=capacity,
             node=node[:, :capacity],
             strength=strength,
+            node_features=node_features,
             soft=soft,
         )
         for segment, counts, capacity, node, strength in zip(

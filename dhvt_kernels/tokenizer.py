@@ -1,14 +1,18 @@
 """Tokenizer: images to partitions."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import dht
 from ._checks import FLOATING, check_choice, check_float, check_int, check_tensors
 from .features import SmoothedLab
 from .hierarchy import Hierarchy, Selection
+from .injection import MeanInjection
 from .ops import (
     DISTANCES,
     connected_components,
@@ -124,6 +128,32 @@ class Tokenizer(nn.Module):
             min_gain=min_gain,
             selection_temperature=selection_temperature,
         )
+        #: Writes the features of segments into images, `mean_inject(images, partition)`; None but with `from_dht`.
+        self.mean_inject: MeanInjection | None = None
+
+    @classmethod
+    def from_dht(cls, weights: Mapping[str, Tensor] | str | os.PathLike[str], **changes: Any) -> "Tokenizer":
+        """The tokenizer that Aasan et al. (2025) released (github.com/dsb-ifi/dHT, `assets/r2v/r2v.pth`).
+
+        Args:
+            weights: its state dict, or the path of one (read with `weights_only=True`).
+            **changes: any argument of `Tokenizer` but `features`. The others are the released model's, as far as this
+                package has them: pixel leaves, distance `"feature"` with compactness, AICc. docs/dht.md lists every
+                difference.
+
+        Returns:
+            A tokenizer in evaluation mode, of images in [0, 1] or uint8 of any size. `features` is its encoder, and
+            `mean_inject(images, partition)` its mean injection. `Partition.token_patches` extracts patches.
+
+        Raises:
+            TypeError: neither a mapping of tensors nor a path; an unknown argument.
+            ValueError: missing or unexpected keys, or other shapes; a value out of range.
+        """
+        encoder, injection = dht.load(weights)
+        channels = injection.linear.in_features
+        tokenizer = cls(encoder, **{**dht.options(channels), **changes})
+        tokenizer.mean_inject = injection
+        return tokenizer.eval()
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Partition:
         """Partition images: `self.hierarchy(images, mask).cut()`.
@@ -147,28 +177,18 @@ class Tokenizer(nn.Module):
         else:
             features = self.features(images)
         self._check_features(features, images)
-        complete = self.depth is None and mask is None
+        options = {"distance": self.distance, "compactness": self.merge_compactness, "depth": self.depth}
+        soft = None
         if self.leaves == "pixels":
-            tree = merge_pixels(
-                features,
-                mask=mask,
-                distance=self.distance,
-                compactness=self.merge_compactness,
-                depth=self.depth,
-            )
-            return Hierarchy(_pixel_index(features, mask), tree, self.selection, complete)
-        leaves, capacity, soft = self._leaves(features, mask)
-        moments = segment_moments(features, leaves, num_segments=capacity)
-        graph = region_graph(leaves, num_segments=capacity)
-        tree = merge_tree(
-            moments,
-            graph.edges,
-            graph.lengths,
-            distance=self.distance,
-            compactness=self.merge_compactness,
-            depth=self.depth,
-        )
-        return Hierarchy(leaves, tree, self.selection, complete, soft)
+            leaves = _pixel_index(features, mask)
+            tree = merge_pixels(features, mask=mask, **options)
+        else:
+            leaves, capacity, soft = self._leaves(features, mask)
+            moments = segment_moments(features, leaves, num_segments=capacity)
+            graph = region_graph(leaves, num_segments=capacity)
+            tree = merge_tree(moments, graph.edges, graph.lengths, **options)
+        complete = self.depth is None and mask is None
+        return Hierarchy(leaves, tree, self.selection, complete, node_features=tree.moments.mean, soft=soft)
 
     def _leaves(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, int, SoftLeaves]:
         """Leaf of each pixel `[B,H,W]`, their capacity, and the soft superpixels behind them."""
