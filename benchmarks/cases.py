@@ -311,6 +311,11 @@ def merge_tree(s: Scene) -> Work:
 
 
 @operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", backward=True, reference=1 << 20)
+def similarity_pool(s: Scene) -> Work:
+    return Work(lambda features: dk.similarity_pool(features, s.tree), (s.moments.mean,), costs.similarity_pool(s))
+
+
+@operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", backward=True, reference=1 << 20)
 def tree_cut(s: Scene) -> Work:
     """With a budget, which costs up to 32 passes over the tree."""
     tree = s.tree

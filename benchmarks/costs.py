@@ -89,6 +89,15 @@ def merge_tree(s: Scene) -> tuple[Cost, Cost]:
     return Cost(1.4 * leaves * (2 * WORD * s.channels + 24)), Cost(WORD * leaves * (6 * s.channels + 2))
 
 
+def similarity_pool(s: Scene) -> tuple[Cost, Cost]:
+    leaves, nodes = s.batch * s.cells, s.batch * (2 * s.cells - 1)
+    tree = 3 * WORD * nodes
+    return (
+        Cost(tree + WORD * (leaves * s.channels + nodes * (s.channels + 1))),
+        Cost(tree + WORD * (leaves * s.channels + nodes * (2 * s.channels + 1))),
+    )
+
+
 def information_criterion(s: Scene) -> tuple[Cost, Cost]:
     nodes = s.batch * (2 * s.cells - 1)
     return Cost(WORD * nodes * (s.channels + 4)), Cost(WORD * nodes * (2 * s.channels + 2))

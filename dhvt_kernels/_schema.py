@@ -54,6 +54,11 @@ SCHEMAS = {
     "Tensor node_boundary)",
     "merge_tree_backward": "(Tensor grad_mean, Tensor grad_m2, Tensor parent, Tensor node_count, Tensor node_mean) "
     "-> (Tensor grad_leaf_mean, Tensor grad_leaf_m2)",
+    # share is what a node's features count for in its parent's.
+    "similarity_pool": "(Tensor features, Tensor count, Tensor parent, Tensor round) "
+    "-> (Tensor node_features, Tensor share)",
+    "similarity_pool_backward": "(Tensor grad, Tensor node_features, Tensor share, Tensor count, Tensor parent, "
+    "Tensor round) -> Tensor",
     "tree_cut": "(Tensor likelihood, Tensor penalty, Tensor parent, Tensor round, str select, float strength, "
     "int max_tokens, int lookahead, float min_gain, float selection_temperature) "
     "-> (Tensor segment, Tensor node, Tensor counts, Tensor strength, Tensor probability)",

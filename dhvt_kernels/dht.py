@@ -31,6 +31,7 @@ def options(channels: int) -> dict[str, Any]:
         "leaves": "pixels",
         "distance": "feature",
         "merge_compactness": 0.01,
+        "weights": "similarity",
         "criterion": "aicc",
         "noise": noise,
         "pixel_correlation": 1.0,

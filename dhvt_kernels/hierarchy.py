@@ -65,7 +65,7 @@ class Hierarchy:
     complete: bool
     """Merged to the root, so that any budget can be met."""
     node_features: Tensor
-    """`[B,2L-1,C]`: features of every node, differentiable; the tokenizer's `weights` says how they are averaged."""
+    """`[B,2L-1,C]`: features of every node, differentiable; averaged as the tokenizer's `weights` says."""
     soft: SoftLeaves | None = None
     """The soft superpixels below; None with pixel leaves."""
 

@@ -20,11 +20,13 @@ from .ops import (
     merge_tree,
     region_graph,
     segment_moments,
+    similarity_pool,
     soft_cluster,
 )
 from .partition import Partition, SoftLeaves
 
 LEAVES = ("soft", "pixels")
+WEIGHTS = ("mean", "similarity")
 
 
 class Tokenizer(nn.Module):
@@ -46,6 +48,9 @@ class Tokenizer(nn.Module):
         distance: of merging, `"ward_length"`, `"ward"` or `"feature"` (see `merge_tree`).
         merge_compactness: weight of a bounding-box term added to that distance (see `merge_tree`).
         depth: None merges to the root; d keeps the first d - 1 rounds (1: the leaves are the tokens).
+        weights: of the means that `Partition.features` and `Hierarchy.node_features` hold: `"mean"`, all pixels
+            alike, or `"similarity"`, up the tree, as published (see `similarity_pool`). Distances and criteria always
+            go by the plain mean.
         criterion: `"bic"`, `"aic"`, `"aicc"`, `"hqc"`, `"cic"`, `"mdl"`, or `"fixed"`: the number of tokens is
             `max_tokens`, or the nearest below that raising the strength from 0 passes.
         noise: variance of noise, texture and quantization, added to every variance.
@@ -90,6 +95,7 @@ class Tokenizer(nn.Module):
         distance: str = "ward_length",
         merge_compactness: float = 0.0,
         depth: int | None = None,
+        weights: str = "mean",
         criterion: str = "bic",
         noise: float = 16.0,
         pixel_correlation: float = 4.0,
@@ -115,6 +121,7 @@ class Tokenizer(nn.Module):
         self.distance = check_choice("distance", distance, DISTANCES)
         self.merge_compactness = check_float("merge_compactness", merge_compactness, minimum=0)
         self.depth = None if depth is None else check_int("depth", depth, 1)
+        self.weights = check_choice("weights", weights, WEIGHTS)
         self.grad = check_choice("grad", grad, ("full", "last"))
         self.check_finite = check_finite
         self.selection = Selection(
@@ -177,18 +184,28 @@ class Tokenizer(nn.Module):
         else:
             features = self.features(images)
         self._check_features(features, images)
-        options = {"distance": self.distance, "compactness": self.merge_compactness, "depth": self.depth}
         soft = None
         if self.leaves == "pixels":
             leaves = _pixel_index(features, mask)
-            tree = merge_pixels(features, mask=mask, **options)
+            tree = merge_pixels(
+                features, mask=mask, distance=self.distance, compactness=self.merge_compactness, depth=self.depth
+            )
         else:
             leaves, capacity, soft = self._leaves(features, mask)
-            moments = segment_moments(features, leaves, num_segments=capacity)
             graph = region_graph(leaves, num_segments=capacity)
-            tree = merge_tree(moments, graph.edges, graph.lengths, **options)
+            tree = merge_tree(
+                segment_moments(features, leaves, num_segments=capacity),
+                graph.edges,
+                graph.lengths,
+                distance=self.distance,
+                compactness=self.merge_compactness,
+                depth=self.depth,
+            )
+        node_features = tree.moments.mean
+        if self.weights == "similarity":
+            node_features = similarity_pool(node_features[:, : (node_features.shape[1] + 1) // 2], tree)
         complete = self.depth is None and mask is None
-        return Hierarchy(leaves, tree, self.selection, complete, node_features=tree.moments.mean, soft=soft)
+        return Hierarchy(leaves, tree, self.selection, complete, node_features=node_features, soft=soft)
 
     def _leaves(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, int, SoftLeaves]:
         """Leaf of each pixel `[B,H,W]`, their capacity, and the soft superpixels behind them."""
@@ -235,7 +252,7 @@ class Tokenizer(nn.Module):
             raise ValueError("features: expected finite values; found NaN or infinity")
 
     def extra_repr(self) -> str:
-        names = ("leaves", "cell", "iterations", "compactness", "temperature", "distance", "depth", "grad")
+        names = ("leaves", "cell", "iterations", "compactness", "temperature", "distance", "depth", "weights", "grad")
         return ", ".join([*(f"{name}={getattr(self, name)!r}" for name in names), repr(self.selection)])
 
 

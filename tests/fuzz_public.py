@@ -10,7 +10,7 @@ from fuzz_values import FINITE
 from grid import DTYPES
 
 import dhvt_kernels
-from dhvt_kernels.ops import Moments, SoftClusters
+from dhvt_kernels.ops import MergeTree, Moments, SoftClusters
 
 
 class Call(NamedTuple):
@@ -103,6 +103,14 @@ def merge_tree(draw):
     }
     # Gradients of counts that wrap around int32 have no truth to hold them to.
     return Call(arguments, kind in FINITE and bool((moments.count < 1000).all()), ("moments",))
+
+
+def similarity_pool(draw):
+    case = fuzz_trees.similarity_pool(draw)
+    features, count, parent, round_ = case.arguments
+    none = features.new_empty(0)
+    tree = MergeTree(parent, round_, Moments(count, none, none, none, none, none))
+    return Call({"features": features, "tree": tree}, case.compared, ("features",))
 
 
 def _criterion(draw):
@@ -229,6 +237,7 @@ CALLS = {
         segment_moments,
         region_graph,
         merge_tree,
+        similarity_pool,
         criterion_terms,
         information_criterion,
         tree_cut,

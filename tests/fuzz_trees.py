@@ -112,7 +112,37 @@ def saliency(draw):
     return Case((draw.layout(draw.extremes(-1, scales[0].shape[1] // 2 + 2, *size)), *scales), finite=True)
 
 
+def similarity_pool(draw):
+    likelihood, _, parent, round_, _ = _forest(draw)
+    kind = draw.kind()
+    leaves = (parent.shape[1] + 1) // 2
+    features = draw.values(kind, likelihood.dtype, len(parent), leaves, draw.size(1, 2, 3, 0))
+    count = draw.extremes(0, 9, *parent.shape)
+    return Case((features, draw.layout(count), parent, round_), kind in FINITE, kind in FINITE)
+
+
+def similarity_pool_backward(draw):
+    features, count, parent, round_ = similarity_pool(draw).arguments
+    nodes, share = ops.similarity_pool(features, count, parent, round_)
+    kind = draw.kind()
+    grad = draw.values(kind, nodes.dtype, *nodes.shape)
+    if draw.chance(2):
+        share = draw.values(draw.kind(), nodes.dtype, *share.shape)
+    calm = kind in FINITE and bool(features.isfinite().all()) and bool((share.abs() <= 1).all())
+    return Case((grad, draw.layout(nodes), draw.layout(share), count, parent, round_), calm, calm)
+
+
 CASES = {
     case.__name__: case
-    for case in (merge_tree, merge_tree_backward, tree_cut, tree_cut_backward, scale_set, scale_cut, saliency)
+    for case in (
+        merge_tree,
+        merge_tree_backward,
+        similarity_pool,
+        similarity_pool_backward,
+        tree_cut,
+        tree_cut_backward,
+        scale_set,
+        scale_cut,
+        saliency,
+    )
 }

@@ -182,6 +182,26 @@ def saliency(dtype):
     return [*cases, *((cases[0][0][:, :h, :w], *cases[0][1:]) for h, w in ((0, 3), (1, 1), (5, 1), (1, 5)))]
 
 
+def similarity_pool(dtype):
+    cases = []
+    for arguments in merge_tree(dtype):
+        parent, rounds, count, *_ = ops.merge_tree(*arguments)
+        cases.append((arguments[1], count, parent, rounds))
+    _, _, parent, rounds = random_forest(5, 30, accumulation_dtype(dtype))
+    count = torch.randint(-1, 9, parent.shape, dtype=torch.int32)
+    cases.append((torch.randn(5, 30, 3, dtype=accumulation_dtype(dtype)), count, parent, rounds))
+    features, count, parent, rounds = cases[0]
+    return [*cases, (features, count, torch.randint_like(parent, -2, parent.shape[1] + 2), rounds - 1)]
+
+
+def similarity_pool_backward(dtype):
+    cases = []
+    for features, count, parent, rounds in similarity_pool(dtype):
+        nodes, share = ops.similarity_pool(features.nan_to_num(0, 9, -9), count, parent, rounds)
+        cases.append((torch.randn_like(nodes), nodes, share, count, parent, rounds))
+    return cases
+
+
 SAMPLES = {
     "merge_pixels": merge_pixels,
     "merge_tree": merge_tree,
@@ -189,6 +209,8 @@ SAMPLES = {
     "saliency": saliency,
     "scale_cut": scale_cut,
     "scale_set": scale_set,
+    "similarity_pool": similarity_pool,
+    "similarity_pool_backward": similarity_pool_backward,
     "tree_cut": tree_cut,
     "tree_cut_backward": tree_cut_backward,
 }

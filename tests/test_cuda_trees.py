@@ -28,6 +28,8 @@ def test_trees_beyond_shared_memory(cuda):
     graph[1][0, :20] = 0.5  # some distances are equal
     parent, rounds, count, mean, m2, *_ = check_against_native(cuda, "merge_tree", *graph, "ward_length", 0.0, 0)
     check_against_native(cuda, "merge_tree_backward", torch.randn_like(mean), torch.randn_like(m2), parent, count, mean)
+    pooled = check_against_native(cuda, "similarity_pool", graph[1], count, parent, rounds)
+    check_against_native(cuda, "similarity_pool_backward", torch.randn_like(mean), *pooled, count, parent, rounds)
     tree = m2.sum(2), torch.ones_like(m2[..., 0]), parent, rounds
     for select, max_tokens in (("optimal", 500), ("greedy", 30)):
         cut = check_against_native(cuda, "tree_cut", *tree, select, 0.0, max_tokens, 2, 0.0, 1.0)

@@ -15,6 +15,7 @@ from .scale_cut import ScaleCut, scale_cut
 from .scale_set import ScaleSet, scale_set
 from .segment_moments import Moments, segment_moments
 from .segment_pool import segment_gather, segment_pool
+from .similarity_pool import similarity_pool
 from .soft_assign import SoftAssignment, soft_assign
 from .soft_cluster import SoftClusters, soft_cluster
 from .soft_pool import soft_pool
@@ -53,6 +54,7 @@ __all__ = [
     "segment_gather",
     "segment_moments",
     "segment_pool",
+    "similarity_pool",
     "soft_assign",
     "soft_cluster",
     "soft_pool",

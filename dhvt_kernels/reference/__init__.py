@@ -27,6 +27,8 @@ from .segment_pool import segment_dot as segment_dot
 from .segment_pool import segment_gather as segment_gather
 from .segment_pool import segment_max as segment_max
 from .segment_pool import segment_sum as segment_sum
+from .similarity_pool import similarity_pool as similarity_pool
+from .similarity_pool import similarity_pool_backward as similarity_pool_backward
 from .soft_assign import soft_assign as soft_assign
 from .soft_assign import soft_assign_backward as soft_assign_backward
 from .soft_assign import soft_cluster as soft_cluster
