@@ -40,21 +40,21 @@ def options(channels: int) -> dict[str, Any]:
     }
 
 
-def load(weights: Mapping[str, Tensor] | str | os.PathLike[str]) -> tuple[ConvEncoder, MeanInjection]:
+def load(state_dict: Mapping[str, Tensor] | str | os.PathLike[str]) -> tuple[ConvEncoder, MeanInjection]:
     """Encoder and mean injection, for images in [0, 1], from a state dict or the path of one.
 
     Raises:
         TypeError: neither a mapping nor a path, or a value that is no tensor.
         ValueError: missing or unexpected keys, or other shapes.
     """
-    if isinstance(weights, (str, os.PathLike)):
-        weights = torch.load(weights, map_location="cpu", weights_only=True)
-    if not isinstance(weights, Mapping):
+    if isinstance(state_dict, (str, os.PathLike)):
+        state_dict = torch.load(state_dict, map_location="cpu", weights_only=True)
+    if not isinstance(state_dict, Mapping):
         raise TypeError(
-            f"state_dict: expected a mapping of names to tensors, or a path; found {type(weights).__name__}"
+            f"state_dict: expected a mapping of names to tensors, or a path; found {type(state_dict).__name__}"
         )
-    channels = _check(weights)
-    state = {name: value.detach().to("cpu", torch.float64) for name, value in weights.items()}
+    channels = _check(state_dict)
+    state = {name: value.detach().to("cpu", torch.float64) for name, value in state_dict.items()}
     encoder = ConvEncoder(channels, 4 * channels)
     injection = MeanInjection(channels)
     mean, std = torch.tensor(MEAN, dtype=torch.float64), torch.tensor(STD, dtype=torch.float64)

@@ -139,14 +139,14 @@ class Tokenizer(nn.Module):
         self.mean_inject: MeanInjection | None = None
 
     @classmethod
-    def from_dht(cls, weights: Mapping[str, Tensor] | str | os.PathLike[str], **changes: Any) -> "Tokenizer":
+    def from_dht(cls, state_dict: Mapping[str, Tensor] | str | os.PathLike[str], **changes: Any) -> "Tokenizer":
         """The tokenizer that Aasan et al. (2025) released (github.com/dsb-ifi/dHT, `assets/r2v/r2v.pth`).
 
         Args:
-            weights: its state dict, or the path of one (read with `weights_only=True`).
+            state_dict: of that model, or the path of one (read with `weights_only=True`).
             **changes: any argument of `Tokenizer` but `features`. The others are the released model's, as far as this
-                package has them: pixel leaves, distance `"feature"` with compactness, AICc. docs/dht.md lists every
-                difference.
+                package has them: pixel leaves, distance `"feature"` with compactness, means weighted by similarity,
+                AICc. docs/dht.md lists every difference.
 
         Returns:
             A tokenizer in evaluation mode, of images in [0, 1] or uint8 of any size. `features` is its encoder, and
@@ -156,7 +156,7 @@ class Tokenizer(nn.Module):
             TypeError: neither a mapping of tensors nor a path; an unknown argument.
             ValueError: missing or unexpected keys, or other shapes; a value out of range.
         """
-        encoder, injection = dht.load(weights)
+        encoder, injection = dht.load(state_dict)
         channels = injection.linear.in_features
         tokenizer = cls(encoder, **{**dht.options(channels), **changes})
         tokenizer.mean_inject = injection

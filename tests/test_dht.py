@@ -118,11 +118,16 @@ def test_mean_injection_equals_its_definition(weights):
 def test_from_weights_to_tokens(weights, name):
     images = photo(name, 62, 81)
     tokenizer = dk.Tokenizer.from_dht(weights, max_tokens=40)
+    assert tokenizer.weights == "similarity"
     partition = tokenizer(images)
     assert 1 <= int(partition.counts[0]) <= 40
     assert torch.equal(partition.labels.unique(), torch.arange(int(partition.counts[0]), dtype=torch.int32))
     features = tokenizer.features(images)
-    torch.testing.assert_close(partition.features, partition.pool(features), rtol=1e-4, atol=1e-4)
+    plain = dk.Tokenizer.from_dht(weights, max_tokens=40, weights="mean")(images)
+    assert torch.equal(plain.labels, partition.labels)
+    torch.testing.assert_close(plain.features, plain.pool(features), rtol=1e-4, atol=1e-4)
+    low, high = (dk.segment_pool(sign * features, plain.labels, num_segments=40, reduce="max") for sign in (-1, 1))
+    assert bool(((partition.features >= -low - 1e-5) & (partition.features <= high + 1e-5)).all())
     patches, masks = partition.token_patches(tokenizer.mean_inject(images, partition), size=4)
     assert patches.shape == (1, 40, 3, 4, 4)
     assert masks.shape == (1, 40, 1, 4, 4)
