@@ -18,10 +18,10 @@ struct PoolTree {
     return {leaves, nodes, channels, count + v, parent + v, round + v};
   }
 
-  // The parent as an index, -1 for none.
+  // The parent as an index, -1 for none. Unused nodes (round < 0) have no family, so that any numbers form a forest.
   DHVT_HD int64_t valid_parent(int64_t v) const {
     const int64_t p = parent[v];
-    return p > v && p >= leaves && p < nodes ? p : -1;
+    return p > v && p >= leaves && p < nodes && round[v] >= 0 && round[p] >= 0 ? p : -1;
   }
 
   // Whether v was there before the round that merged it into p: such a node's weight starts with its size.

@@ -197,3 +197,30 @@ def test_bad_weights(tmp_path):
         dk.Tokenizer.from_dht(synthetic(), colour=True)
     with pytest.raises(TypeError, match="features"):
         dk.Tokenizer.from_dht(synthetic(), features=None)
+
+
+def test_half_precision_keeps_the_tokens(weights):
+    """The released code keeps a sixth of them in float16, because its similarities underflow and tie."""
+    images = photo(height=96, width=96)
+    tokenizer = dk.Tokenizer.from_dht(weights)
+    with torch.no_grad():
+        expected = int(tokenizer(images).counts)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = [int(tokenizer(images).counts)]
+        for dtype in (torch.float16, torch.bfloat16):
+            found.append(int(copy.deepcopy(tokenizer).to(dtype)(images.to(dtype)).counts))
+    assert found == pytest.approx([expected] * 3, rel=0.25)
+
+
+def test_compiles_with_gradients():
+    torch._dynamo.reset()
+    tokenizer, images = dk.Tokenizer.from_dht(synthetic(), max_tokens=12), photo()
+
+    def loss(images):
+        partition = tokenizer(images)
+        return tokenizer.mean_inject(images, partition).square().mean() + partition.expected_tokens.sum()
+
+    expected = torch.autograd.grad(loss(images), list(tokenizer.parameters()))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    actual = torch.autograd.grad(compiled(images), list(tokenizer.parameters()))
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)

@@ -82,7 +82,7 @@ def similarity_pool(features: Tensor, tree: MergeTree) -> Tensor:
         >>> tree.round[0].tolist(), tree.moments.mean.flatten()[4:]
         ([0, 0, 0, 0, 1, 1, 1], tensor([0.0500, 0.4000, 2.5500]))
         >>> dk.similarity_pool(moments.mean, tree).flatten()[4:]
-        tensor([0.0500, 0.2088, 0.2088])
+        tensor([0.0500, 0.2008, 0.2008])
     """
     if not isinstance(tree, MergeTree):
         raise TypeError(f"tree: expected a MergeTree; found {type(tree).__name__}")

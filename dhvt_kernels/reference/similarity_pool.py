@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 
-def _merges(parent: list[int]) -> list[tuple[int, int, int]]:
+def _merges(parent: list[int], rounds: list[int]) -> list[tuple[int, int, int]]:
     """(node, lower child, higher child) of every node with two children, lowest node first; any numbers make a forest.
 
-    Nodes with another number of children count as having none.
+    Nodes with another number of children count as having none, and unused ones (round < 0) have no family.
     """
     nodes, leaves = len(parent), (len(parent) + 1) // 2
     children: dict[int, list[int]] = {}
     for v, p in enumerate(parent):
-        if v < p and leaves <= p < nodes:
+        if v < p and leaves <= p < nodes and rounds[v] >= 0 and rounds[p] >= 0:
             children.setdefault(p, []).append(v)
     return [(p, pair[0], pair[1]) for p, pair in sorted(children.items()) if len(pair) == 2]
 
@@ -28,7 +28,7 @@ def similarity_pool(features: Tensor, count: Tensor, parent: Tensor, round: Tens
     for b in range(batch):
         rounds, sizes = round[b].tolist(), count[b].clamp(min=1).tolist()
         log_weight = [0.0] * len(rounds)  # logarithms, because similarities underflow
-        for node, first, second in _merges(parent[b].tolist()):
+        for node, first, second in _merges(parent[b].tolist(), rounds):
             f_a, f_b = node_features[b, first], node_features[b, second]
             distance = float((f_b.double() - f_a.double()).square().sum())
             starts = [v < leaves or rounds[v] < rounds[node] for v in (first, second)]
@@ -59,7 +59,7 @@ def similarity_pool_backward(
     for b in range(batch):
         rounds, shares = round[b].tolist(), share[b].tolist()
         weight_grad = [0.0] * nodes
-        for node, first, second in reversed(_merges(parent[b].tolist())):
+        for node, first, second in reversed(_merges(parent[b].tolist(), rounds)):
             of_node, of_weight = total[b, node], weight_grad[node]
             if of_weight == 0 and not bool((of_node != 0).any()):
                 continue  # no gradient gives none, even to NaN
