@@ -69,7 +69,8 @@ class Tokenizer(nn.Module):
         ValueError: a value out of range.
 
     Note:
-        Gradients reach the features through `Partition.pool`, `Partition.soft_pool` and `Partition.expected_tokens`.
+        Gradients reach the features through `Partition.pool`, `Partition.features`, `Partition.soft_pool` and
+        `Partition.expected_tokens`.
         Deterministic, with the same bits for any number of threads. All shapes are static: nothing waits for the
         device. `torch.compile` handles any batch size with one compilation, but compiles again for each height and
         width, which set the capacities.

@@ -152,25 +152,52 @@ def test_bad_input():
         dk.similarity_pool(features[:, :8], tree)
 
 
+def small_tokenizer(leaves):
+    """One whose relaxed selection is undecided on a small image, so that its gradients are far from 0."""
+    return dk.Tokenizer(
+        torch.nn.Identity(),
+        leaves=leaves,
+        cell=3,
+        temperature=1.0,
+        weights="similarity",
+        criterion="aic",
+        noise=0.3,
+        pixel_correlation=1.0,
+        strength=0.05,
+    )
+
+
 @pytest.mark.parametrize("leaves", ["pixels", "soft"])
-def test_gradcheck_of_the_tokenizer(leaves):
-    """Through features, weighted means and the choice of segments, in one."""
-    tokenizer = dk.Tokenizer(
-        torch.nn.Identity(), leaves=leaves, cell=3, weights="similarity", noise=0.3, temperature=1.0, criterion="aic",
-        pixel_correlation=1.0, strength=0.05,
-    )  # fmt: skip
+def test_gradcheck_through_means_and_selection(leaves):
+    """The expected sum of the segments' features in the relaxed cut: smooth while the tree keeps its shape."""
+    tokenizer = small_tokenizer(leaves)
+
+    def expected_features(image):
+        hierarchy = tokenizer.hierarchy(image)
+        tree = hierarchy.tree
+        cut = dk.tree_cut(*hierarchy.terms(), tree.parent, tree.round, strength=0.05, selection_temperature=1.0)
+        return (cut.probability.unsqueeze(-1) * hierarchy.node_features).sum(1)
+
+    image = torch.rand(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(expected_features, (image,), eps=1e-7, atol=1e-4)
+
+
+@pytest.mark.parametrize("leaves", ["pixels", "soft"])
+def test_features_of_segments_carry_both_gradients(leaves):
+    """Straight through: the gate is 1, and its gradient that of the probability."""
+    tokenizer = small_tokenizer(leaves)
     image = torch.rand(1, 2, 6, 7, dtype=torch.float64, requires_grad=True)
-    partition = tokenizer(image)
-    assert 1 < int(partition.counts[0]) < 42
     hierarchy = tokenizer.hierarchy(image)
-    assert torch.equal(hierarchy.cut().features, partition.features)
-    assert torch.autograd.gradcheck(lambda x: tokenizer.hierarchy(x).node_features, (image,), fast_mode=True)
-    # The gate is 1 whatever the image is: its gradient is that of the probability, which stands in for it.
-    relaxed = lambda x: (p := tokenizer(x)).features.detach() * p.probability[..., None]  # noqa: E731
-    (by_gate,) = torch.autograd.grad((tokenizer(image).features).sum(), image)
-    (by_selection,) = torch.autograd.grad(relaxed(image).sum(), image)
-    (by_means,) = torch.autograd.grad(dk.segment_gather(hierarchy.node_features, partition.node[:, None]).sum(), image)
-    torch.testing.assert_close(by_gate, by_means + by_selection)
+    partition = hierarchy.cut()
+    assert 1 < int(partition.counts[0]) < 42
+
+    def gradient(values):
+        return torch.autograd.grad(values.sum(), image, retain_graph=True)[0]
+
+    at_segments = dk.segment_gather(hierarchy.node_features, partition.node[:, None])[:, :, 0].mT
+    assert torch.equal(partition.features, at_segments)
+    by_means, by_selection = gradient(at_segments), gradient(at_segments.detach() * partition.probability.unsqueeze(-1))
+    torch.testing.assert_close(gradient(partition.features), by_means + by_selection)
     assert by_means.abs().max() > 0
     assert by_selection.abs().max() > 0
 
