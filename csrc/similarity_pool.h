@@ -30,6 +30,11 @@ struct PoolTree {
   DHVT_HD double size(int64_t v) const { return count[v] > 1 ? count[v] : 1; }
 };
 
+// size * exp(exponent), which does not underflow. size >= 1: that of the part with the greatest exponent is not scaled.
+struct PoolWeight {
+  double size, exponent;
+};
+
 // What similarity_pool does with one image.
 template <typename T>
 struct PoolTask {
@@ -43,17 +48,16 @@ struct PoolTask {
   }
 
   // Everything of a leaf, and of an inner node without two children, but for the share in the parent.
-  DHVT_HD void start(int64_t v, double* log_weight) const {
+  DHVT_HD void start(int64_t v, PoolWeight* weight) const {
     share[v] = T(0);
     const bool used = v < tree.leaves && tree.round[v] >= 0;
     for (int64_t c = 0; c < tree.channels; ++c)
       feature[v * tree.channels + c] = used ? leaf[v * tree.channels + c] : T(0);
-    if (v >= tree.leaves) log_weight[v - tree.leaves] = 0;
+    if (v >= tree.leaves) weight[v - tree.leaves] = {1, 0};
   }
 
-  // The features of p from those of its children a < b, and their shares in it. log_weight [I] is that of the inner
-  // nodes: its logarithm, because similarities underflow.
-  DHVT_HD void join(int64_t p, int64_t a, int64_t b, double* log_weight) const {
+  // The features of p from those of its children a < b, and their shares in it; weight [I] of the inner nodes.
+  DHVT_HD void join(int64_t p, int64_t a, int64_t b, PoolWeight* weight) const {
     const T* const of_a = feature + a * tree.channels;
     const T* const of_b = feature + b * tree.channels;
     double distance = 0;
@@ -61,18 +65,14 @@ struct PoolTask {
       const double delta = double(of_b[c]) - double(of_a[c]);
       distance += delta * delta;
     }
-    const double n_a = tree.size(a), n_b = tree.size(b);
-    double part;  // of b
-    if (tree.starts(a, p) && tree.starts(b, p)) {
-      part = n_b / (n_a + n_b);  // one similarity, which cancels
-      log_weight[p - tree.leaves] = std::log(n_a + n_b) - distance;
-    } else {
-      const double x = tree.starts(a, p) ? std::log(n_a) - distance : log_weight[a - tree.leaves];
-      const double y = tree.starts(b, p) ? std::log(n_b) - distance : log_weight[b - tree.leaves];
-      const double e = std::exp(x < y ? x - y : y - x);
-      part = (x < y ? 1 : e) / (1 + e);
-      log_weight[p - tree.leaves] = (x < y ? y : x) + std::log1p(e);
-    }
+    const PoolWeight of_region_a{tree.size(a), -distance}, of_region_b{tree.size(b), -distance};
+    const PoolWeight x = tree.starts(a, p) ? of_region_a : weight[a - tree.leaves];
+    const PoolWeight y = tree.starts(b, p) ? of_region_b : weight[b - tree.leaves];
+    const bool less = x.exponent < y.exponent;
+    const double e = x.exponent == y.exponent ? 1 : std::exp(less ? x.exponent - y.exponent : y.exponent - x.exponent);
+    const double size_a = less ? x.size * e : x.size, size_b = less ? y.size : y.size * e;
+    const double part = size_b / (size_a + size_b);
+    weight[p - tree.leaves] = {size_a + size_b, less ? y.exponent : x.exponent};
     share[a] = T(1 - part);
     share[b] = T(part);
     for (int64_t c = 0; c < tree.channels; ++c)

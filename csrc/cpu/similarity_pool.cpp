@@ -21,15 +21,15 @@ void each_merge(const PoolTree& tree, bool upwards, const Visit& visit) {
 }
 
 // One task per image: a parent's index is above its children's, so the nodes' order is one from the leaves to the
-// root. Reads and writes the features about twice, and takes a logarithm and an exponential per node.
+// root. Reads and writes the features about twice, and takes at most an exponential per node.
 std::tuple<Tensor, Tensor> similarity_pool(const Tensor& features, const Tensor& count, const Tensor& parent,
                                            const Tensor& round) {
   return similarity_pool_checked(features, count, parent, round, [](const auto& first, int64_t batch) {
     parallel(batch, [&](int64_t b) {
       const auto task = first.of_image(b);
-      std::vector<double> log_weight(task.tree.nodes - task.tree.leaves);
-      for (int64_t v = 0; v < task.tree.nodes; ++v) task.start(v, log_weight.data());
-      each_merge(task.tree, true, [&](int64_t p, int64_t a, int64_t b) { task.join(p, a, b, log_weight.data()); });
+      std::vector<PoolWeight> weight(task.tree.nodes - task.tree.leaves);
+      for (int64_t v = 0; v < task.tree.nodes; ++v) task.start(v, weight.data());
+      each_merge(task.tree, true, [&](int64_t p, int64_t a, int64_t b) { task.join(p, a, b, weight.data()); });
     });
   });
 }

@@ -59,12 +59,12 @@ __global__ void __launch_bounds__(kMostTreeThreads, 1)
   for (int64_t b = blockIdx.x; b < batch; b += gridDim.x) {
     const PoolTask<T> task = first.of_image(b);
     Arena arena(shared_memory<unsigned char>(), shared_bytes, workspace + b * bytes_per_image);
-    double* const log_weight = arena.take<double>(inner);
+    PoolWeight* const weight = arena.take<PoolWeight>(inner);
     const PoolMerges merges(arena, leaves, inner);
-    each(task.tree.nodes, [&](int64_t v) { task.start(v, log_weight); });
+    each(task.tree.nodes, [&](int64_t v) { task.start(v, weight); });
     merges.build(task.tree);
     merges.levels.upwards(
-        [&](int32_t q) { merges.visit(q, [&](int64_t p, int64_t a, int64_t b) { task.join(p, a, b, log_weight); }); });
+        [&](int32_t q) { merges.visit(q, [&](int64_t p, int64_t a, int64_t b) { task.join(p, a, b, weight); }); });
     __syncthreads();
   }
 }
@@ -113,7 +113,7 @@ std::tuple<Tensor, Tensor> similarity_pool(const Tensor& features, const Tensor&
       features, count, parent, round, [&]<typename T>(const PoolTask<T>& task, int64_t batch) {
         launch_pool(launch, similarity_pool_kernel<T>, task, batch, features, [&](Arena& arena) {
           const int64_t inner = task.tree.nodes - task.tree.leaves;
-          arena.take<double>(inner);
+          arena.take<PoolWeight>(inner);
           PoolMerges(arena, task.tree.leaves, inner);
         });
       });

@@ -66,8 +66,8 @@ def similarity_pool(features: Tensor, tree: MergeTree) -> Tensor:
 
     Note:
         Gradients flow to the features, through the weights, too, with the tree held constant; there is no double
-        backward. Deterministic. Weights are kept as logarithms in float64, so no similarity underflows. Time is linear,
-        about two logarithms and exponentials per node. NaN in a leaf fills all nodes above it.
+        backward. Deterministic. Weights are kept with their exponents, in float64, so no similarity underflows. Time is
+        linear. NaN in a leaf fills all nodes above it.
 
         Source: Aasan et al., "Differentiable Hierarchical Visual Tokenization", 2025, for the weights; there every
         region is compared with the one neighbour that it picked, and a round makes one node of a group.

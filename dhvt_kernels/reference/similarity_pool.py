@@ -27,23 +27,18 @@ def similarity_pool(features: Tensor, count: Tensor, parent: Tensor, round: Tens
     share = features.new_zeros(parent.shape)
     for b in range(batch):
         rounds, sizes = round[b].tolist(), count[b].clamp(min=1).tolist()
-        log_weight = [0.0] * len(rounds)  # logarithms, because similarities underflow
+        weight = [(1.0, 0.0)] * len(rounds)  # size and exponent of size * exp(exponent), which does not underflow
         for node, first, second in _merges(parent[b].tolist(), rounds):
             f_a, f_b = node_features[b, first], node_features[b, second]
             distance = float((f_b.double() - f_a.double()).square().sum())
-            starts = [v < leaves or rounds[v] < rounds[node] for v in (first, second)]
-            if all(starts):  # one similarity, which cancels
-                n_a, n_b = sizes[first], sizes[second]
-                part = n_b / (n_a + n_b)
-                log_weight[node] = math.log(n_a + n_b) - distance
-            else:
-                x, y = (
-                    math.log(sizes[v]) - distance if start else log_weight[v]
-                    for v, start in zip((first, second), starts, strict=True)
-                )
-                weights = torch.tensor([x, y], dtype=torch.float64)
-                part = float(weights.softmax(0)[1])
-                log_weight[node] = float(weights.logsumexp(0))
+            for v in (first, second):
+                if v < leaves or rounds[v] < rounds[node]:
+                    weight[v] = (float(sizes[v]), -distance)
+            pair = weight[first], weight[second]
+            exponent = max(pair[0][1], pair[1][1])
+            size_a, size_b = (size * (1 if own == exponent else math.exp(own - exponent)) for size, own in pair)
+            part = size_b / (size_a + size_b)
+            weight[node] = (size_a + size_b, exponent)
             share[b, first], share[b, second] = 1 - part, part
             node_features[b, node] = f_a + (f_b - f_a) * share[b, second]
     return node_features, share
