@@ -79,8 +79,8 @@ def test_info_names_the_reason(dhvt, monkeypatch):
 
 def test_every_parameter_of_the_tokenizer_has_an_option():
     ours = inspect.signature(cli.tokenize).parameters
-    # A module cannot be given in a shell; the other two have no meaning for pictures without gradients.
-    theirs = set(inspect.signature(dk.Tokenizer).parameters) - {"features", "grad", "check_finite"}
+    # A module cannot be given in a shell; the others have no meaning for pictures without features and gradients.
+    theirs = set(inspect.signature(dk.Tokenizer).parameters) - {"features", "weights", "grad", "check_finite"}
     assert theirs <= set(ours)
 
 
