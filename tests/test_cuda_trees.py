@@ -11,7 +11,7 @@ pytestmark = pytest.mark.parametrize("cuda", backends.CUDA_OPERATORS)
 
 
 def check_against_native(cuda, name, *arguments):
-    """Bitwise equal to the CPU kernel, but for what a GPU's exp makes of probabilities and weights; returns the outputs."""
+    """Bitwise equal to the CPU kernel, but for what a GPU makes of probabilities and weights; returns the outputs."""
     with backends.use(cuda):
         actual = getattr(ops, name)(*arguments)
     with backends.use("native"):
