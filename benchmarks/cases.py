@@ -310,6 +310,32 @@ def merge_tree(s: Scene) -> Work:
     )
 
 
+@operator("1x8x512x512", "1x8x224x224", "8x8x224x224", "1x8x2048x2048", backward=True, reference=0)
+def merge_pixels(s: Scene) -> Work:
+    """The reference takes minutes. The peers compute no statistics."""
+    index = torch.arange(s.height * s.width).reshape(s.height, s.width)
+    edges = torch.cat(
+        [
+            torch.stack((a.flatten(), b.flatten()), 1)
+            for a, b in ((index[:, :-1], index[:, 1:]), (index[:-1], index[1:]))
+        ]
+    )
+    pixels = s.features[0].flatten(1).T.cpu()
+    weights = (pixels[edges[:, 0]] - pixels[edges[:, 1]]).square().sum(-1) + 1e-3
+    alone = {  # of one image
+        "scipy spanning tree": Peer(partial(peers.scipy_spanning_tree, edges, weights, len(pixels))),
+        "higra quasi-flat zones": Peer(partial(peers.higra_flat_zones, edges, weights, len(pixels))),
+        "higra canonical BPT": Peer(partial(peers.higra_spanning_tree, edges, weights, len(pixels))),
+        "scikit-image felzenszwalb": Peer(partial(peers.skimage_felzenszwalb, s.bytes_images)),
+    }
+    return Work(
+        lambda features: dk.merge_pixels(features, distance="feature"),
+        (s.features,),
+        costs.merge_pixels(s),
+        alone if s.batch == 1 else {},
+    )
+
+
 @operator("1x3x512x512", "8x3x224x224", "1x3x2048x2048", backward=True, reference=1 << 20)
 def similarity_pool(s: Scene) -> Work:
     return Work(lambda features: dk.similarity_pool(features, s.tree), (s.moments.mean,), costs.similarity_pool(s))
@@ -546,8 +572,8 @@ def tokenizer(s: Scene) -> Work:
     return Work(lambda: model(s.images), (), costs.tokenizer(s))
 
 
-@operator("1x3x224x224", "1x3x512x512", reference=0, gpu=("1x3x224x224",))
+@operator("1x8x224x224", "1x8x512x512", "1x8x2048x2048", reference=0, gpu=("1x8x224x224", "64x8x224x224"))
 def tokenizer_pixels(s: Scene) -> Work:
-    """Pixel leaves, features given; the reference takes many minutes."""
-    model = dk.Tokenizer(torch.nn.Identity(), leaves="pixels", max_tokens=BUDGET)
-    return Work(lambda: model(s.lab), (), costs.tokenizer(s))
+    """Pixel leaves, features given, merged as published; the reference takes many minutes."""
+    model = dk.Tokenizer(torch.nn.Identity(), leaves="pixels", distance="feature")
+    return Work(lambda: model(s.features), (), costs.tokenizer(s))

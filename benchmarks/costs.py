@@ -89,6 +89,11 @@ def merge_tree(s: Scene) -> tuple[Cost, Cost]:
     return Cost(1.4 * leaves * (2 * WORD * s.channels + 24)), Cost(WORD * leaves * (6 * s.channels + 2))
 
 
+def merge_pixels(s: Scene) -> tuple[Cost, Cost]:
+    # As merge_tree; every pixel is a leaf.
+    return Cost(1.4 * s.pixels * (2 * WORD * s.channels + 24)), Cost(WORD * s.pixels * (6 * s.channels + 2))
+
+
 def similarity_pool(s: Scene) -> tuple[Cost, Cost]:
     leaves, nodes = s.batch * s.cells, s.batch * (2 * s.cells - 1)
     tree = 3 * WORD * nodes

@@ -298,6 +298,21 @@ def higra_flat_zones(edges: Tensor, weights: Tensor, vertices: int) -> Callable[
     return lambda: higra.quasi_flat_zone_hierarchy(graph, data)
 
 
+def higra_spanning_tree(edges: Tensor, weights: Tensor, vertices: int) -> Callable[[], Any]:
+    """The binary tree of the minimum spanning tree of the first image, without statistics."""
+    higra = package("higra")
+    graph = higra.UndirectedGraph(vertices)
+    (u, v), data = edges.T.cpu().numpy(), weights.cpu().numpy()
+    graph.add_edges(u, v)
+    return lambda: higra.bpt_canonical(graph, data)
+
+
+def skimage_felzenszwalb(images: list[np.ndarray]) -> Callable[[], Any]:
+    """One partition of each image, by its colours, without statistics."""
+    segment = package("skimage.segmentation").felzenszwalb
+    return lambda: [segment(image) for image in images]
+
+
 def roi_align(boxes: Tensor, size: int) -> Callable[..., Any]:
     """One bilinear sample per output, without masks."""
     align = package("torchvision.ops").roi_align

@@ -35,9 +35,15 @@ struct CriterionOfNode {
   DHVT_HD double parameters() const { return 2.0 * static_cast<double>(channels); }
   DHVT_HD double of_image(int64_t b) const { return image_penalty(criterion, parameters(), num_pixels[b], rho); }
 
+  DHVT_HD double likelihood_of(int64_t v) const {
+    return node_likelihood(count[v], m2 + v * channels, channels, noise, rho);
+  }
+
   // v counts the nodes of all images; of_image is that of the node's image.
-  DHVT_HD void operator()(int64_t v, double of_image) const {
-    likelihood[v] = static_cast<acc>(node_likelihood(count[v], m2 + v * channels, channels, noise, rho));
+  DHVT_HD void operator()(int64_t v, double of_image) const { write(v, likelihood_of(v), of_image); }
+
+  DHVT_HD void write(int64_t v, double of_node, double of_image) const {
+    likelihood[v] = static_cast<acc>(of_node);
     const double own = node_penalty(criterion, parameters(), count[v], boundary[v], rho);
     penalty[v] = count[v] > 0 ? static_cast<acc>(of_image + own) : acc(0);
   }

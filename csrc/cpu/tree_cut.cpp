@@ -15,12 +15,10 @@ namespace {
 // The dynamic program of one tree; its scratch is reused for every strength.
 struct Cut {
   const CutTree& tree;
-  std::vector<double> cost, below, best;  // cost of the node; the sum of its children's best; the lesser of the two
-  std::vector<double> scratch;
-  std::vector<char> kept;  // the node ends a walk down from the roots
+  std::vector<double> cost, below;  // cost of the node; the sum of its children's best
+  std::vector<char> kept;           // the node ends a walk down from the roots
 
-  explicit Cut(const CutTree& tree)
-      : tree(tree), cost(tree.nodes), below(tree.nodes), best(tree.nodes), scratch(tree.nodes), kept(tree.nodes) {}
+  explicit Cut(const CutTree& tree) : tree(tree), cost(tree.nodes), below(tree.nodes), kept(tree.nodes) {}
 
   void costs(double strength) {
     for (int64_t v = 0; v < tree.nodes; ++v) cost[v] = tree.used[v] ? tree.cost(v, strength) : 0.0;
@@ -33,8 +31,7 @@ struct Cut {
     for (int64_t v = 0; v < tree.nodes; ++v) {
       if (!tree.used[v]) continue;
       kept[v] = v < tree.leaves || !(below[v] < cost[v]);
-      best[v] = kept[v] ? cost[v] : below[v];
-      if (tree.parent[v] >= 0) below[tree.parent[v]] += best[v];
+      if (tree.parent[v] >= 0) below[tree.parent[v]] += kept[v] ? cost[v] : below[v];
     }
   }
 
@@ -50,7 +47,9 @@ struct Cut {
   // A node is split while its best cut within `lookahead` generations gains more than min_gain.
   void greedy(double strength, int64_t lookahead, double min_gain) {
     costs(strength);
+    std::vector<double>&best = best_, &scratch = scratch_;
     best = cost;
+    scratch.resize(tree.nodes);
     for (int64_t g = 1; g < lookahead; ++g) {
       sum_children(best, scratch);
       bool changed = false;
@@ -80,6 +79,7 @@ struct Cut {
   }
 
  private:
+  std::vector<double> best_, scratch_;
   std::vector<char> open_;
 };
 
@@ -175,12 +175,21 @@ void cut_image(const CutTask<T>& task, const CutOptions& options) {
   const CutTree tree(nodes, likelihood, penalty, parent, round);
   Cut cut(tree);
   *strength = choose(cut, options);
-  // The node of the cut above each node, from the roots down.
-  std::vector<int64_t> owner(tree.nodes, -1);
+  const std::vector<char> kept = cut.kept;
+  if (options.greedy) cut.optimal(*strength);  // the relaxed cut is that of optimal()
+  // From the roots down: the node of the cut above each node; `passed` = probability that it and every ancestor split.
+  const auto owner = std::make_unique_for_overwrite<int32_t[]>(tree.nodes);
+  const auto passed = std::make_unique_for_overwrite<double[]>(tree.nodes);
   for (int64_t v = tree.nodes - 1; v >= 0; --v) {
+    probability[v] = T(0);
     if (!tree.used[v]) continue;
-    const int64_t above = tree.parent[v] >= 0 ? owner[tree.parent[v]] : -1;
-    owner[v] = above >= 0 ? above : cut.kept[v] ? v : -1;
+    const int64_t p = tree.parent[v];
+    const int32_t above = p >= 0 ? owner[p] : -1;
+    owner[v] = above >= 0 ? above : kept[v] ? static_cast<int32_t>(v) : -1;
+    const double reach = p < 0 ? 1.0 : passed[p];
+    const Shares shares = v < tree.leaves ? Shares{0.0, 1.0} : cut.shares(v, options.temperature);
+    passed[v] = reach * shares.split;
+    probability[v] = T(shares.stays * reach);
   }
   std::vector<int32_t> id(tree.nodes, -1);
   int32_t next = 0;
@@ -188,26 +197,14 @@ void cut_image(const CutTask<T>& task, const CutOptions& options) {
   for (int64_t leaf = 0; leaf < tree.leaves; ++leaf) {
     segment[leaf] = -1;
     if (!tree.used[leaf]) continue;
-    const int64_t v = owner[leaf];
+    const int32_t v = owner[leaf];
     if (id[v] < 0) {
       id[v] = next;
-      node[next++] = static_cast<int32_t>(v);
+      node[next++] = v;
     }
     segment[leaf] = id[v];
   }
   *count = next;
-  // The relaxed cut, of optimal(): reach = probability that every ancestor is split.
-  if (options.greedy) cut.optimal(*strength);
-  std::vector<double> reach(tree.nodes, 0.0), split(tree.nodes, 0.0);
-  for (int64_t v = tree.nodes - 1; v >= 0; --v) {
-    probability[v] = T(0);
-    if (!tree.used[v]) continue;
-    const int64_t p = tree.parent[v];
-    reach[v] = p < 0 ? 1.0 : reach[p] * split[p];
-    const Shares shares = v < tree.leaves ? Shares{0.0, 1.0} : cut.shares(v, options.temperature);
-    split[v] = shares.split;
-    probability[v] = T(shares.stays * reach[v]);
-  }
 }
 
 Cuts tree_cut(const Tensor& likelihood, const Tensor& penalty, const Tensor& parent, const Tensor& round,
