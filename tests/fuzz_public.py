@@ -90,6 +90,13 @@ def region_graph(draw):
     return Call({"labels": labels, "num_segments": segments, "capacity": draw.pick(None, capacity)}, True)
 
 
+def merge_pixels(draw):
+    case = fuzz_trees.merge_pixels(draw)
+    features, mask, distance, compactness, _ = case.arguments
+    arguments = {"features": features, "mask": mask, "distance": distance, "compactness": compactness}
+    return Call(arguments | {"depth": draw.pick(None, 1, 2, 5)}, case.finite, ("features",))
+
+
 def merge_tree(draw):
     kind, moments, edges, lengths = fuzz_trees.graph(draw)
     moments = Moments(*moments)
@@ -236,6 +243,7 @@ CALLS = {
         connected_components,
         segment_moments,
         region_graph,
+        merge_pixels,
         merge_tree,
         similarity_pool,
         criterion_terms,

@@ -35,6 +35,14 @@ def merge_tree(draw):
     return Case((*moments, edges, lengths, *numbers), compared=countable, finite=countable and kind in FINITE)
 
 
+def merge_pixels(draw):
+    batch, height, width = draw.image_size()
+    kind = draw.kind()
+    features = draw.layout(draw.values(kind, draw.dtype(), batch, draw.size(1, 2, 3, 0), height, width))
+    numbers = draw.pick(*DISTANCES), draw.pick(0.0, 0.3, 1e6), draw.pick(0, 1, 2, 3, INT_MAX, -1)
+    return Case((features, draw.mask(batch, height, width), *numbers), finite=kind in FINITE)
+
+
 def merge_tree_backward(draw):
     kind, moments, edges, lengths = graph(draw)
     parent, _, count, mean, *_ = ops.merge_tree(*moments, edges, lengths, "ward", 0.0, 0)
@@ -135,6 +143,7 @@ def similarity_pool_backward(draw):
 CASES = {
     case.__name__: case
     for case in (
+        merge_pixels,
         merge_tree,
         merge_tree_backward,
         similarity_pool,
