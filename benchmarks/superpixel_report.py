@@ -133,13 +133,13 @@ def markdown(record: dict[str, Any]) -> str:
         "*pieces* that of their 4-connected parts: as many if all segments are connected. Bold: the best of a column.",
     ]
     for place, budget in enumerate(record["budgets"]):
-        lines += ["", f"## {budget} segments", "", _line(["method", *COLUMNS])]
-        lines.append(_line(["---", *["---:"] * len(COLUMNS)]))
+        lines += ["", f"## {budget} segments", "", row(["method", *COLUMNS])]
+        lines.append(row(["---", *["---:"] * len(COLUMNS)]))
         for title, cells, marks in rows(record, place):
-            lines.append(_line([title, *(f"**{c}**" if mark else c for c, mark in zip(cells, marks, strict=True))]))
+            lines.append(row([title, *(f"**{c}**" if mark else c for c, mark in zip(cells, marks, strict=True))]))
     lines += ["", "## To reach", "", f"{summary(record)}.", ""]
-    lines += [_line(["method", "measure", *map(str, record["budgets"])]), _line(["---"] * (2 + len(record["budgets"])))]
-    lines += [_line([title, measure, *map(_told, of)]) for title, measure, of in _target_lines(record)]
+    lines += [row(["method", "measure", *map(str, record["budgets"])]), row(["---"] * (2 + len(record["budgets"])))]
+    lines += [row([title, measure, *map(_told, of)]) for title, measure, of in _target_lines(record)]
     return "\n".join(lines) + "\n"
 
 
@@ -154,7 +154,8 @@ def _told(one: Verdict) -> str:
     return f"{one.figure:.2f} / {one.target:g} {'reached' if one.reached else 'NOT reached'}"
 
 
-def _line(cells: list[str]) -> str:
+def row(cells: list[str]) -> str:
+    """Of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
 
 

@@ -14,12 +14,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ HOW_TO_GET = (
 
 #: Of one photograph: per method and budget, the measures, `segments` and `pieces`.
 Result = dict[str, list[dict[str, float]]]
+T = TypeVar("T")
 
 
 def find_photographs(folder: Path) -> list[Path]:
@@ -89,15 +91,37 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def measure_all(paths: Sequence[Path], methods: Sequence[Method]) -> Iterator[Result]:
+def in_workers(work: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
     """The photographs in their order, one process per core with one thread each."""
     workers = min(os.cpu_count() or 1, len(paths))
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
-        names = [[method.name for method in methods]] * len(paths)
-        yield from pool.map(_measure_by_name, paths, names)
+        yield from pool.map(work, paths)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def measure_all(paths: Sequence[Path], methods: Sequence[Method]) -> Iterator[Result]:
+    """Everything about all photographs."""
+    return in_workers(partial(_measure_by_name, names=[method.name for method in methods]), paths)
+
+
+def collect(found: Iterable[T], number: int, console: Console, errors: Console) -> tuple[list[T], bool]:
+    """What is found of so many photographs, with a progress bar; and whether it was stopped, which is told."""
+    results, stopped = [], ""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+            for result in progress.track(found, number, description="photographs"):
+                results.append(result)
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    except (BrokenProcessPool, OSError, ValueError, KeyError) as error:
+        stopped = f"stopped by {type(error).__name__}: {error}"
+    if stopped:
+        kept = f"the figures of the first {len(results)} of {number} photographs are kept"
+        errors.print(escape(f"{stopped}; {kept if results else 'nothing was measured yet'}."))
+    return results, bool(stopped)
 
 
 def average(results: Sequence[Result]) -> report.Figures:
@@ -111,15 +135,14 @@ def average(results: Sequence[Result]) -> report.Figures:
     return figures
 
 
-def provenance(methods: Sequence[Method]) -> dict[str, Any]:
-    """Machine, commit and versions."""
+def provenance(packages: Iterable[str]) -> dict[str, Any]:
+    """Machine, commit and versions, also of these packages."""
     root = Path(__file__).resolve().parents[1]
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=root, capture_output=True, text=True
     )
     found = info.collect()
-    packages = {"numpy", *(method.package for method in methods if method.package)}
-    versions = {package: importlib.metadata.version(package) for package in sorted(packages)}
+    versions = {package: importlib.metadata.version(package) for package in sorted({"numpy", *packages})}
     return {
         "commit": described.stdout.strip() or "unknown",
         "machine": {"cpu": found["cpu"]["name"], "cores": found["cpu"]["cores"]},
@@ -152,24 +175,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--images: expected at least 1; found {options.images}")
         paths = paths[: options.images]
 
-    methods, results, stopped = available(errors), [], ""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-            for result in progress.track(measure_all(paths, methods), len(paths), description="photographs"):
-                results.append(result)
-    except KeyboardInterrupt:
-        stopped = "interrupted"
-    except (BrokenProcessPool, OSError, ValueError, KeyError) as error:
-        stopped = f"stopped by {type(error).__name__}: {error}"
-    if stopped:
-        kept = f"the figures of the first {len(results)} of {len(paths)} photographs are kept"
-        errors.print(escape(f"{stopped}; {kept if results else 'nothing was measured yet'}."))
+    methods = available(errors)
+    results, stopped = collect(measure_all(paths, methods), len(paths), console, errors)
     if not results:
         return 1
 
     record = {
-        **provenance(methods),
+        **provenance(method.package for method in methods if method.package),
         "photographs": len(results),
         "budgets": list(BUDGETS),
         "titles": {method.name: method.title for method in methods},
@@ -177,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "superpixels.json"
-    path.write_text(json.dumps(_rounded(record), indent=1) + "\n")
+    path.write_text(json.dumps(rounded(record), indent=1) + "\n")
     path.with_suffix(".md").write_text(report.markdown(record))
     console.print(report.table(record), report.target_table(record))
     report.draw_curves(record, options.output / "superpixels_curves.png", errors)
@@ -187,13 +199,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if stopped else 0
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Four decimals are more than the figures mean."""
     if isinstance(value, float):
         return round(value, 4)
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":
