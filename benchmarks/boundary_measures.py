@@ -1,5 +1,7 @@
 """How well boundaries of falling strength are those that humans drew: the protocol of BSDS500, with exact counts."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,9 +18,9 @@ Counts = NDArray[np.int64]
 
 def thinned(found: Found) -> Found:
     """Lines one pixel wide."""
-    from skimage.morphology import thin
+    from skimage.morphology import skeletonize
 
-    return thin(found)
+    return skeletonize(found)
 
 
 class Lines:
@@ -30,19 +32,22 @@ class Lines:
         self.reach = int(radius)
         rows, columns = np.mgrid[-self.reach : self.reach + 1, -self.reach : self.reach + 1]
         near = rows**2 + columns**2 <= radius**2
-        self.offsets = rows[near], columns[near]
-        self.count = np.count_nonzero(drawn)
-        ids = np.full(drawn.shape, -1, np.int32)
-        ids[drawn] = np.arange(self.count)
-        self.ids = np.pad(ids, self.reach, constant_values=-1)
+        self.count = int(np.count_nonzero(drawn))
+        self.ids = np.full((drawn.shape[0] + 2 * self.reach, drawn.shape[1] + 2 * self.reach), -1, np.int32)
+        self._inside(self.ids)[drawn] = np.arange(self.count)
+        self.offsets = (rows * self.ids.shape[1] + columns)[near].astype(np.int32)
         self.near = np.zeros(self.ids.shape, bool)
-        self.near[self._around(drawn)] = True
-        self.near = self.near[self.reach :, self.reach :][: drawn.shape[0], : drawn.shape[1]]
+        self.near.ravel()[self._around(drawn)] = True
 
-    def _around(self, found: Found) -> tuple[NDArray[np.intp], ...]:
-        """Places in padded maps `[n,d]`: what each found pixel may match."""
-        places = zip(np.nonzero(found), self.offsets, strict=True)
-        return tuple(place[:, None] + offset + self.reach for place, offset in places)
+    def _inside(self, padded: NDArray[Any]) -> NDArray[Any]:
+        """The image within its margin."""
+        height, width = padded.shape
+        return padded[self.reach : height - self.reach, self.reach : width - self.reach]
+
+    def _around(self, found: Found) -> NDArray[np.int32]:
+        """Places in the padded map `[n,d]`: what each found pixel may match."""
+        places = np.flatnonzero(np.pad(found, self.reach)).astype(np.int32)
+        return places[:, None] + self.offsets
 
     def matched(self, found: Found) -> Found:
         """The found pixels that have a partner: as many pairs as possible, each pixel in one at most.
@@ -52,8 +57,8 @@ class Lines:
         from scipy.sparse import csr_array
         from scipy.sparse.csgraph import maximum_flow
 
-        partners = found & self.near
-        ids = self.ids[self._around(partners)]
+        partners = found & self._inside(self.near)
+        ids = self.ids.ravel()[self._around(partners)]
         hit = ids >= 0
         # Nodes: source, found pixels, drawn pixels, sink. Edges by the node that they leave, as CSR wants them.
         left, pairs, sink = len(ids), np.count_nonzero(hit), len(ids) + self.count + 1
