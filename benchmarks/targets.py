@@ -71,6 +71,10 @@ def _grows(results: Results, what: int) -> float | None:
     return large / small if small and large else None
 
 
+def _milliseconds(group: Group) -> float:
+    return 1e3 * group.ours.median
+
+
 def _soft(direction: str) -> str:
     return SOFT.format(direction)
 
@@ -146,8 +150,18 @@ TARGETS = (
         "tokenizer, soft leaves, sRGB to partition, one 224 px image",
         4,
         "ms",
-        lambda r: _of(r, "tokenizer-forward-1x3x224x224", lambda g: 1e3 * g.ours.median),
+        lambda r: _of(r, "tokenizer-forward-1x3x224x224", _milliseconds),
         at_least=False,
+    ),
+    *(
+        Target(
+            f"tokenizer, pixel leaves, C=8 features to partition, one {side} px image",
+            limit,
+            "ms",
+            lambda r, side=side: _of(r, f"tokenizer_pixels-forward-1x8x{side}x{side}", _milliseconds),
+            at_least=False,
+        )
+        for side, limit in ((224, 3.5), (512, 20))
     ),
     Target("tokenizer: time per pixel at 4096 px over 512 px", 1.25, "x", lambda r: _grows(r, 1), at_least=False),
     Target("tokenizer: memory per input byte at 4096 px over 512 px", 1.25, "x", lambda r: _grows(r, 2), False),
@@ -218,7 +232,14 @@ GPU_TARGETS = (
         "tokenizer, soft leaves, sRGB to partition, 64 images of 224 px",
         0.5,
         "ms",
-        lambda r: _of(r, f"tokenizer-forward-{BATCH}", lambda g: 1e3 * g.ours.median),
+        lambda r: _of(r, f"tokenizer-forward-{BATCH}", _milliseconds),
+        False,
+    ),
+    _on_gpu(
+        "tokenizer, pixel leaves, C=8 features to partition, 64 images of 224 px",
+        0.3,
+        "ms",
+        lambda r: _of(r, "tokenizer_pixels-forward-64x8x224x224", _milliseconds),
         False,
     ),
     _on_gpu("tokenizer: time per pixel at 4096 px over 512 px", 1.25, "x", lambda r: _grows(r, 1), False),
