@@ -61,7 +61,7 @@ clean:
 	touch $@
 
 # The editable install builds the library; ninja compiles only what changed.
-.venv/built: .venv/installed CMakeLists.txt setup.py $(CPP)
+.venv/built: .venv/installed CMakeLists.txt setup.py $(wildcard csrc/cuda/*.cmake) $(CPP)
 	$(BIN)/pip install -q --no-build-isolation -e '.[dev,demo]'
 	touch $@
 

@@ -122,7 +122,7 @@ class Hierarchy:
 
             Of several cuts at once `counts`, `node` and `strength` are there at once; `labels`, `cost`, `probability`
             and `expected_tokens` are computed when they are first asked for, with the gradients that one cut on its own
-            has. A hundred budgets cost less than the hierarchy.
+            has. One pass over the tree serves all of them; each label map is a pass over the pixels.
 
         Example:
             >>> import torch, dhvt_kernels as dk
