@@ -86,13 +86,14 @@ def installed(wheel, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_build_without_cuda_takes_less_than_three_minutes_on_two_cores(tmp_path):
+@pytest.mark.parametrize(("cuda", "minutes"), [("0", 3), ("auto", 5)])
+def test_a_build_takes_few_minutes_on_two_cores(tmp_path, cuda, minutes):
     """By processor time, which other work on the machine does not change much."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = build_wheel(copy_sources(tmp_path), DHVT_KERNELS_CUDA="0")
+    result = build_wheel(copy_sources(tmp_path), DHVT_KERNELS_CUDA=cuda, TORCH_CUDA_ARCH_LIST=None)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2 * 180
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2 * 60 * minutes
 
 
 def test_one_wheel_for_every_python(wheel):
