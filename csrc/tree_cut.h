@@ -19,9 +19,11 @@ DHVT_HD double node_cost(double likelihood, double penalty, double strength) { r
 struct Shares {
   double split, stays;
 };
-DHVT_HD Shares relaxed_shares(double x) {
-  const double e = std::exp(x < 0 ? x : -x), large = 1 / (1 + e), small = e / (1 + e);
-  return x < 0 ? Shares{small, large} : Shares{large, small};
+// The smaller of the odds of either, with the sign of x: what both shares are made of.
+DHVT_HD double relaxed_odds(double x) { return std::copysign(std::exp(x < 0 ? x : -x), x); }
+DHVT_HD Shares relaxed_shares(double odds) {
+  const double e = std::abs(odds), large = 1 / (1 + e), small = e / (1 + e);
+  return std::signbit(odds) ? Shares{small, large} : Shares{large, small};
 }
 
 // Derivatives of the relaxed cut, of a node that is reached with probability `reach`: to that, and to its gap, the cost

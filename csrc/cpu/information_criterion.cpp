@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/levels/information_criterion_kernels.h"
 #include "information_criterion_host.h"
 
 namespace dhvt {
@@ -17,19 +18,34 @@ std::tuple<Tensor, Tensor> information_criterion(const Tensor& count, const Tens
       count, m2, boundary, num_pixels, criterion, noise, pixel_correlation, [](const auto& of_node, int64_t batch) {
         std::vector<double> of_image(batch);
         for (int64_t b = 0; b < batch; ++b) of_image[b] = of_node.of_image(b);
-        const int64_t nodes = of_node.nodes, channels = of_node.channels;
+        const int64_t channels = of_node.channels, nodes = of_node.nodes;
         // Half of the nodes above pixels are pixels, all of one likelihood.
         using acc = std::remove_cvref_t<decltype(*of_node.m2)>;
+        const auto is_pixel = [&](int64_t v) {
+          acc sum = 0;
+          for (int64_t c = v * channels; c < (v + 1) * channels; ++c) sum += of_node.m2[c] * of_node.m2[c];
+          return of_node.count[v] == 1 && sum == 0;
+        };
         const std::vector<acc> none(channels, acc(0));
         const double of_pixel = node_likelihood(1, none.data(), channels, of_node.noise, of_node.rho);
+        const int64_t groups = (nodes + kCriterionNodes - 1) / kCriterionNodes;  // of an image
         parallel(
-            batch * nodes,
-            [&](int64_t v) {
-              const acc* m2 = of_node.m2 + v * channels;
-              const bool pixel = of_node.count[v] == 1 && std::all_of(m2, m2 + channels, [](acc x) { return x == 0; });
-              of_node.write(v, pixel ? of_pixel : of_node.likelihood_of(v), of_image[v / nodes]);
+            batch * groups,
+            [&](int64_t group) {
+              const int64_t b = group / groups, in_image = group % groups * kCriterionNodes;
+              const int64_t first = b * nodes + in_image, n = std::min<int64_t>(kCriterionNodes, nodes - in_image);
+              double likelihood[kCriterionNodes];
+              int64_t pixels = 0;
+              while (pixels < n && is_pixel(first + pixels)) ++pixels;
+              if (pixels == n)
+                std::fill_n(likelihood, n, of_pixel);
+              else if (n == kCriterionNodes)
+                DHVT_AT_LEVEL(node_likelihoods<acc>)
+              (of_node.count + first, of_node.m2 + first * channels, channels, of_node.noise, of_node.rho, likelihood);
+              else for (int64_t i = 0; i < n; ++i) likelihood[i] = of_node.likelihood_of(first + i);
+              for (int64_t i = 0; i < n; ++i) of_node.write(first + i, likelihood[i], of_image[b]);
             },
-            kGrain);
+            kGrain / kCriterionNodes);
       });
 }
 

@@ -40,7 +40,7 @@ struct Preorder {
     std::vector<float> births(nodes);
     int32_t total = 0;
     for (int64_t v = 0; v < nodes; ++v) {
-      if (!forest.used[v]) continue;
+      if (!forest.used(v)) continue;
       const int32_t p = forest.parent[v];
       (p >= 0 ? size[p] : total) += ++size[v];
     }
@@ -48,7 +48,7 @@ struct Preorder {
     constexpr float never = std::numeric_limits<float>::infinity();
     int32_t next_root = 0;
     for (int64_t v = nodes - 1; v >= 0; --v) {
-      if (!forest.used[v]) continue;
+      if (!forest.used(v)) continue;
       const int32_t p = forest.parent[v];
       int32_t& at = p >= 0 ? place[p] : next_root;
       births[v] = birth(v < leaves, lower[v], p >= 0 ? births[p] : never);

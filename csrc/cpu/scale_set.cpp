@@ -9,9 +9,9 @@
 namespace dhvt {
 namespace {
 
-template <typename T>
-void scales_of_image(const ScaleTask<T>& task) {
-  const CutTree tree(task.nodes, task.likelihood, task.penalty, task.parent, task.round);
+// C: double, or the caller's T.
+template <typename T, typename C>
+void scales_of_image(const ScaleTask<T>& task, const CutForest& tree, const C* likelihood, const C* penalty) {
   const int64_t inner = tree.nodes - tree.leaves;
   // Inner nodes go by their number among them.
   std::vector<double> scale(inner);
@@ -21,8 +21,8 @@ void scales_of_image(const ScaleTask<T>& task) {
   const ScaleNodes all{scale.data(), change.data(), links.data()};
   const auto above = [&](int32_t a, int32_t b) { return scale[a] > scale[b] || (scale[a] == scale[b] && a > b); };
   for (int64_t v = 0; v < tree.nodes; ++v) {
-    if (!tree.used[v]) continue;
-    const CostLine own{tree.likelihood[v], tree.penalty[v]};
+    if (!tree.used(v)) continue;
+    const CostLine own{likelihood[v], penalty[v]};
     const int64_t i = v - tree.leaves;
     const Below here = i < 0 ? Below{own} : all.enter(static_cast<int32_t>(i), own, below[i], above);
     if (tree.parent[v] < 0) continue;
@@ -34,7 +34,7 @@ void scales_of_image(const ScaleTask<T>& task) {
   for (int64_t v = tree.nodes - 1; v >= 0; --v) {
     const int32_t p = tree.parent[v];
     task.upper[v] = p < 0 ? never : task.lower[p];
-    const float own = !tree.used[v] ? never : v < tree.leaves ? 0.0f : float_above(scale[v - tree.leaves]);
+    const float own = !tree.used(v) ? never : v < tree.leaves ? 0.0f : float_above(scale[v - tree.leaves]);
     task.lower[v] = std::min(own, task.upper[v]);
   }
 }
@@ -42,7 +42,13 @@ void scales_of_image(const ScaleTask<T>& task) {
 std::tuple<Tensor, Tensor> scale_set(const Tensor& likelihood, const Tensor& penalty, const Tensor& parent,
                                      const Tensor& round) {
   return scale_set_checked(likelihood, penalty, parent, round, [](const auto& task, int64_t batch) {
-    parallel(batch, [&](int64_t b) { scales_of_image(task.of_image(b)); });
+    parallel(batch, [&](int64_t b) {
+      const auto image = task.of_image(b);
+      const CutForest tree(image.nodes, image.parent, image.round);
+      with_finite_terms(tree, image.likelihood, image.penalty, [&](const auto* likelihood, const auto* penalty) {
+        scales_of_image(image, tree, likelihood, penalty);
+      });
+    });
   });
 }
 

@@ -214,7 +214,7 @@ struct CutCosts {
   // After optimal(), of one node, whose shares take the place of `best` and `below`.
   template <typename T>
   __device__ void relax(const CutTree<T>& tree, int32_t q, double strength, double temperature) const {
-    const Shares shares = relaxed_shares((tree.cost(q, strength) - below[q]) / temperature);
+    const Shares shares = relaxed_shares(relaxed_odds((tree.cost(q, strength) - below[q]) / temperature));
     best[q] = shares.stays;
     below[q] = shares.split;
   }
