@@ -1,6 +1,9 @@
 // Merging of the pixels of an image into a binary tree: the first round on the grid, without a list of its edges.
 #include "merge_pixels_host.h"
 
+#include <bit>
+#include <cstring>
+
 #include "cpu/levels/rows.h"
 #include "cpu/merge_round.h"
 
@@ -10,23 +13,108 @@ namespace {
 // Where a pixel's best neighbour lies, in the order of the neighbours' numbers; 3 - d is the way back.
 enum Direction : uint8_t { kUp, kLeft, kRight, kDown, kNowhere };
 
-// One image. Its rows are worked on in strips, side by side where the image is the only one; what a strip makes is
-// numbered after what the strips above it make, so the result does not depend on them.
+// The pixels of an image. A byte of `ways` has the Direction of a pixel's pick, and from kExists on a bit for each
+// direction in which there is a neighbour; one of `pickers` has a bit for each direction in which a neighbour picked
+// it, and kRoot for the first of two that picked each other.
+template <typename T>
+struct PixelGraph {
+  static constexpr int kExists = 3;
+  static constexpr uint8_t kRoot = 1 << 4;
+
+  const Tree<T>& tree;
+  int64_t width;
+  int64_t step[4];
+  std::vector<uint8_t> ways;     // after a row of kNowhere, and before another
+  std::vector<uint8_t> pickers;  // and some bytes of nothing
+  std::vector<T> distances;      // of each pixel's pick
+  std::vector<T> zeros;          // the m2 of a pixel
+
+  PixelGraph(const Tree<T>& tree, int64_t width)
+      : tree(tree),
+        width(width),
+        step{-width, -1, 1, width},
+        ways(tree.leaves + 2 * width, kNowhere),
+        pickers(tree.leaves + 8),
+        distances(tree.leaves),
+        zeros(tree.channels) {}
+
+  uint8_t* way() { return ways.data() + width; }
+  const uint8_t* way() const { return ways.data() + width; }
+  static constexpr uint8_t direction(uint8_t way) { return way & ((1 << kExists) - 1); }
+  static constexpr uint8_t exists(bool is, Direction d) { return static_cast<uint8_t>(is << (kExists + d)); }
+
+  // Once all pixels in and around [first, last) have picked. At the ends of rows nobody points across, and the rows
+  // before the first and after the last point nowhere.
+  void find_pickers(int64_t first, int64_t last) {
+    const uint8_t* own = way();
+    const uint8_t *above = own - width, *before = own - 1, *after = own + 1, *below = own + width;
+    uint8_t* __restrict__ out = pickers.data();
+    for (int64_t p = first; p < last; ++p) {
+      const uint8_t down = direction(above[p]) == kDown, right = direction(before[p]) == kRight;
+      const uint8_t left = direction(after[p]) == kLeft, up = direction(below[p]) == kUp;
+      const uint8_t is_root = (left & (direction(own[p]) == kRight)) | (up & (direction(own[p]) == kDown));
+      out[p] = static_cast<uint8_t>(down << kUp | right << kLeft | left << kRight | up << kDown | is_root * kRoot);
+    }
+  }
+
+  int64_t size() const { return tree.leaves; }
+  int64_t degree(int64_t p) const {
+    constexpr uint8_t bits[16] = {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4};
+    return bits[way()[p] >> kExists];
+  }
+  int32_t node(int64_t p) const { return static_cast<int32_t>(p); }
+  Region<T> region(int64_t p) const {
+    const auto y = static_cast<int32_t>(static_cast<uint32_t>(p) / static_cast<uint32_t>(width));
+    const auto x = static_cast<int32_t>(p - y * width);
+    return {
+        1,           static_cast<int32_t>(degree(p)), tree.node.mean + p * tree.channels, zeros.data(), {T(y), T(x)},
+        {y, x, y, x}};
+  }
+  void prefetch(int64_t p) const { __builtin_prefetch(tree.node.mean + p * tree.channels); }
+  int32_t neighbour(int64_t p) const {
+    const int d = direction(way()[p]);
+    return d == kNowhere ? -1 : static_cast<int32_t>(p + step[d]);
+  }
+  auto distance(int64_t p) const { return ordered_bits(distances[p]); }
+
+  // Eight pixels at a time.
+  template <typename Body>
+  void each_root(int64_t first, int64_t last, const Body& body) const {
+    for (int64_t p = first; p < last; p += 8) {
+      uint64_t roots;
+      std::memcpy(&roots, pickers.data() + p, 8);
+      roots &= 0x0101010101010101u * kRoot;
+      for (; roots != 0; roots &= roots - 1) {
+        const int64_t root = p + std::countr_zero(roots) / 8;
+        if (root < last) body(static_cast<int32_t>(root));
+      }
+    }
+  }
+  // A neighbour that is missing counts as the pixel itself.
+  template <typename Body>
+  void each_neighbour(int64_t p, const Body& body) const {
+    const int exist = way()[p] >> kExists;
+    for (int d = 0; d < 4; ++d) body(static_cast<int32_t>(p + (exist >> d & 1 ? step[d] : 0)), 1);
+  }
+  template <typename Body>
+  void each_picker(int64_t p, const Body& body) const {
+    for (int bits = pickers[p] & (kRoot - 1); bits != 0; bits &= bits - 1)
+      body(static_cast<int32_t>(p + step[std::countr_zero(static_cast<unsigned>(bits))]));
+  }
+};
+
+// One image. Its rows are read in strips, side by side where the image is the only one.
 template <typename T>
 class PixelMerger {
  public:
   PixelMerger(const MergeTask<T>& task, const AnyImage<T>& features, int64_t b, const bool* mask, int64_t width)
       : tree_(task),
+        graph_(tree_, width),
         features_(features),
         b_(b),
         mask_(mask),
         height_(task.leaves / width),
-        width_(width),
-        directions_(task.leaves + 2 * width, kNowhere),
-        distance_(task.leaves),
-        root_(task.leaves, -1),
-        added_(task.leaves),
-        strips_((task.leaves + kStripPixels - 1) / kStripPixels) {
+        width_(width) {
     // A round on unmerged pixels: n_u n_v / (n_u + n_v) = 1/2, on a boundary of length 1; the boxes' sides add up to 3.
     scale_ = task.kind == MergeDistance::kFeature ? T(1) : T(1) * T(1) / (T(1) + T(1));
     const T sides = 3;
@@ -34,23 +122,16 @@ class PixelMerger {
   }
 
   void run() {
-    each_strip([&](Strip&, int64_t begin, int64_t end) { load(begin, end); });
+    const int64_t strips = (tree_.leaves + kStripPixels - 1) / kStripPixels;
+    parallel(strips, [&](int64_t i) { load(i * height_ / strips, (i + 1) * height_ / strips); });
     int64_t nodes = tree_.leaves;
     if (tree_.max_rounds != 0) {
-      each_strip([&](Strip& strip, int64_t begin, int64_t end) { order(strip, begin, end); });
-      int64_t components = 0;
-      for (Strip& strip : strips_) {
-        strip.first_node = nodes;
-        strip.first_component = components;
-        nodes += static_cast<int64_t>(strip.picks.size());
-        components += static_cast<int64_t>(strip.component_begin.size()) - 1;
-      }
-      MergeRounds<T> rounds(tree_);
-      rounds.vertices.resize(components);
-      each_strip([&](Strip& strip, int64_t, int64_t) { merge(strip, rounds.vertices.data()); });
-      each_strip([&](Strip& strip, int64_t begin, int64_t end) { contract(strip, begin, end); });
-      for (const Strip& strip : strips_) rounds.raw.insert(rounds.raw.end(), strip.edges.begin(), strip.edges.end());
-      nodes = rounds.run(nodes, 1);
+      parallel(strips, [&](int64_t i) {
+        graph_.find_pickers(i * height_ / strips * width_, (i + 1) * height_ / strips * width_);
+      });
+      MergeRounds<T, int32_t> rounds(tree_);
+      rounds.merge(graph_);
+      nodes = rounds.run();
     }
     for (; nodes < tree_.nodes; ++nodes) tree_.clear(nodes);
   }
@@ -58,22 +139,6 @@ class PixelMerger {
  private:
   static constexpr int64_t kStripPixels = 1 << 14;
 
-  struct Strip {
-    std::vector<Pick<T>> picks;
-    std::vector<size_t> component_begin;
-    std::vector<int32_t> internal;
-    std::vector<Edge> edges;
-    int64_t first_node, first_component;
-  };
-
-  // body(strip, its first row, the row after its last).
-  template <typename Body>
-  void each_strip(const Body& body) {
-    const int64_t n = static_cast<int64_t>(strips_.size());
-    parallel(n, [&](int64_t i) { body(strips_[i], i * height_ / n, (i + 1) * height_ / n); });
-  }
-
-  const uint8_t* directions() const { return directions_.data() + width_; }
   bool inside(int64_t p) const { return !mask_ || mask_[p]; }
 
   void read_row(int64_t y, T* out) const {
@@ -118,10 +183,10 @@ class PixelMerger {
       } else {
         std::fill(down.begin(), down.end(), kNever);
       }
-      if (y > 0 && !mask_)
-        pick_inner_row(y, up.data(), across.data(), down.data(), ways.data());
-      else
+      if (mask_ || y == 0)
         pick_row(y, up.data(), across.data(), down.data());
+      else
+        pick_inner_row(y, up.data(), across.data(), down.data(), ways.data());
       write_leaves(y, row.data());
       row.swap(below);
       up.swap(down);
@@ -131,7 +196,7 @@ class PixelMerger {
   // All pixels have the one above, which is the first of their neighbours.
   void pick_inner_row(int64_t y, const T* __restrict__ up, const T* __restrict__ across, const T* __restrict__ down,
                       int32_t* __restrict__ ways) {
-    T* __restrict__ distance = distance_.data() + y * width_;
+    T* __restrict__ distance = graph_.distances.data() + y * width_;
     for (int64_t x = 0; x < width_; ++x) {
       T best = up[x];
       int32_t way = kUp;
@@ -144,23 +209,32 @@ class PixelMerger {
       distance[x] = best;
       ways[x] = way;
     }
-    uint8_t* out = directions_.data() + width_ + y * width_;
-    for (int64_t x = 0; x < width_; ++x) out[x] = static_cast<uint8_t>(ways[x]);
+    using Graph = PixelGraph<T>;
+    const int32_t all = Graph::exists(true, kUp) | Graph::exists(true, kLeft) | Graph::exists(true, kRight) |
+                        Graph::exists(y + 1 < height_, kDown);
+    uint8_t* out = graph_.way() + y * width_;
+    for (int64_t x = 0; x < width_; ++x) out[x] = static_cast<uint8_t>(ways[x] | all);
+    out[0] &= static_cast<uint8_t>(~Graph::exists(true, kLeft));
+    out[width_ - 1] &= static_cast<uint8_t>(~Graph::exists(true, kRight));
   }
 
   void pick_row(int64_t y, const T* up, const T* across, const T* down) {
     for (int64_t x = 0, p = y * width_; x < width_; ++x, ++p) {
       if (!inside(p)) continue;
-      uint8_t& way = directions_[width_ + p];
+      Direction best = kNowhere;
+      uint8_t neighbours = 0;
       const auto offer = [&](bool exists, int64_t q, T distance, Direction direction) {
-        if (!exists || !inside(q) || (way != kNowhere && !(distance < distance_[p]))) return;
-        way = direction;
-        distance_[p] = distance;
+        if (!exists || !inside(q)) return;
+        neighbours |= PixelGraph<T>::exists(true, direction);
+        if (best != kNowhere && !(distance < graph_.distances[p])) return;
+        best = direction;
+        graph_.distances[p] = distance;
       };
       offer(y > 0, p - width_, up[x], kUp);
       offer(x > 0, p - 1, across[x], kLeft);
       offer(x + 1 < width_, p + 1, across[x + 1], kRight);
       offer(y + 1 < height_, p + width_, down[x], kDown);
+      graph_.way()[p] = neighbours | best;
     }
   }
 
@@ -178,107 +252,18 @@ class PixelMerger {
       centroid[2 * p] = T(y), centroid[2 * p + 1] = T(x);
       box[4 * p] = box[4 * p + 2] = static_cast<int32_t>(y);
       box[4 * p + 1] = box[4 * p + 3] = static_cast<int32_t>(x);
-      boundary[p] = (y > 0 && inside(p - width_)) + (x > 0 && inside(p - 1)) + (x + 1 < width_ && inside(p + 1)) +
-                    (y + 1 < height_ && inside(p + width_));
+      boundary[p] = static_cast<int32_t>(graph_.degree(p));
       if (!inside(p)) tree_.clear(p);
     }
   }
 
-  // The picks of the components whose closest pair begins in the rows [begin, end). At the ends of rows nobody points
-  // across, and the rows before the first and after the last point nowhere: neighbours need no test.
-  void order(Strip& strip, int64_t begin, int64_t end) {
-    const uint8_t* way = directions();
-    const int64_t step[4] = {-width_, -1, 1, width_};
-    for (int64_t u = begin * width_; u < end * width_; ++u) {
-      if (way[u] != kRight && way[u] != kDown) continue;
-      const int64_t v = u + step[way[u]];
-      if (way[v] != 3 - way[u]) continue;
-      const size_t first = strip.picks.size();
-      strip.component_begin.push_back(first);
-      const auto root = static_cast<int32_t>(u);
-      root_[u] = root_[v] = root;
-      strip.picks.push_back({distance_[u], root, static_cast<int32_t>(v), root});
-      const auto add_pickers = [&](int64_t of) {
-        for (int d = 0; d < 4; ++d) {
-          const int64_t w = of + step[d];
-          if (way[w] != 3 - d || d == way[of]) continue;  // the closest pair is there
-          root_[w] = root;
-          strip.picks.push_back({distance_[w], static_cast<int32_t>(std::min(w, of)),
-                                 static_cast<int32_t>(std::max(w, of)), static_cast<int32_t>(w)});
-        }
-      };
-      add_pickers(u);
-      add_pickers(v);
-      for (size_t p = first + 1; p < strip.picks.size(); ++p) add_pickers(strip.picks[p].single);
-      sort_component(strip.picks, first);
-      added_[v] = static_cast<int32_t>(first);
-      for (size_t p = first; p < strip.picks.size(); ++p) added_[strip.picks[p].single] = static_cast<int32_t>(p);
-    }
-    strip.component_begin.push_back(strip.picks.size());
-  }
-
-  // Makes the nodes of a strip's picks; vertices [components] are the last of each component.
-  void merge(Strip& strip, int32_t* vertices) {
-    strip.internal.assign(strip.picks.size(), 0);
-    for (size_t i = 0; i + 1 < strip.component_begin.size(); ++i) {
-      const size_t begin = strip.component_begin[i], end = strip.component_begin[i + 1];
-      const auto count_inner = [&](int64_t u) {
-        const auto with = [&](int64_t v) {
-          if (root_[v] == root_[u]) ++strip.internal[std::max(added_[u], added_[v])];
-        };
-        if ((u + 1) % width_ != 0) with(u + 1);
-        if (u + width_ < tree_.leaves) with(u + width_);
-      };
-      int64_t joined = strip.picks[begin].high;
-      if (end == begin + 1) {
-        strip.internal[begin] = 1;
-      } else {
-        count_inner(joined);
-        for (size_t p = begin; p < end; ++p) count_inner(strip.picks[p].single);
-      }
-      for (size_t p = begin; p < end; ++p) {
-        const int64_t node = strip.first_node + static_cast<int64_t>(p);
-        tree_.join(node, strip.picks[p].single, joined, strip.internal[p], 1);
-        joined = node;
-      }
-      const int64_t component = strip.first_component + static_cast<int64_t>(i);
-      vertices[component] = static_cast<int32_t>(joined);
-      added_[strip.picks[begin].low] = static_cast<int32_t>(component);  // which nobody asks for any more
-    }
-  }
-
-  // The edges that remain, from the rows [begin, end) to the right and down.
-  void contract(Strip& strip, int64_t begin, int64_t end) {
-    const auto component = [&](int64_t p) { return added_[root_[p]]; };
-    for (int64_t y = begin; y < end; ++y) {
-      Edge below{-1, -1, 0};  // runs of pixels often touch the same two
-      for (int64_t x = 0, p = y * width_; x < width_; ++x, ++p) {
-        if (root_[p] < 0) continue;
-        const auto differs = [&](int64_t q) { return root_[q] >= 0 && root_[q] != root_[p]; };
-        if (x + 1 < width_ && differs(p + 1)) strip.edges.push_back({component(p), component(p + 1), 1});
-        if (y + 1 == height_ || !differs(p + width_)) continue;
-        const int32_t u = component(p), v = component(p + width_);
-        if (u != below.u || v != below.v) {
-          if (below.length > 0) strip.edges.push_back(below);
-          below = {u, v, 0};
-        }
-        ++below.length;
-      }
-      if (below.length > 0) strip.edges.push_back(below);
-    }
-  }
-
   Tree<T> tree_;
+  PixelGraph<T> graph_;
   AnyImage<T> features_;
   int64_t b_;
   const bool* mask_;
   int64_t height_, width_;
   T scale_, extra_;
-  std::vector<uint8_t> directions_;  // after a row of kNowhere, and before another
-  std::vector<T> distance_;          // of each pixel's pick
-  std::vector<int32_t> root_,
-      added_;  // of each pixel: the first of its component's closest pair, the pick that adds it
-  std::vector<Strip> strips_;
 };
 
 MergedTree merge_pixels(const Tensor& features, const std::optional<Tensor>& mask, std::string distance,

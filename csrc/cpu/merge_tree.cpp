@@ -6,17 +6,55 @@
 namespace dhvt {
 namespace {
 
+// The graph of the leaves. Edges lie at both their ends; parallel ones become one: marker [vertices] tells where each
+// vertex was met last.
+template <typename T>
+void read_graph(const Tree<T>& tree, RegionGraph<T, int64_t>& graph) {
+  std::vector<int32_t> slot(tree.leaves, -1), leaf;  // the vertex of each leaf, the leaf of each vertex
+  for (int64_t v = 0; v < tree.leaves; ++v) {
+    if (tree.leaf.count[v] <= 0) continue;
+    slot[v] = static_cast<int32_t>(leaf.size());
+    leaf.push_back(static_cast<int32_t>(v));
+  }
+  const auto each_edge = [&](const auto& body) {
+    for (int64_t e = 0; e < tree.num_edges; ++e) {
+      if (!tree.is_edge(e)) continue;
+      const int32_t u = slot[tree.edges[2 * e]], v = slot[tree.edges[2 * e + 1]];
+      body(u, v, tree.lengths[e]);
+      body(v, u, tree.lengths[e]);
+    }
+  };
+  std::vector<int64_t> first(leaf.size() + 1);
+  each_edge([&](int32_t u, int32_t, int32_t) { ++first[u + 1]; });
+  for (size_t u = 0; u < leaf.size(); ++u) first[u + 1] += first[u];
+  graph.resize(static_cast<int64_t>(leaf.size()), first.back());
+  graph.nodes = leaf;
+  graph.begin.assign(first.begin(), first.end() - 1);
+  graph.end = graph.begin;
+  each_edge([&](int32_t u, int32_t v, int32_t length) { graph.links[graph.end[u]++] = {v, length}; });
+  std::vector<int64_t> marker(leaf.size(), -1);
+  for (size_t u = 0; u < leaf.size(); ++u) {
+    int64_t end = graph.begin[u];
+    for (int64_t i = end; i < graph.end[u]; ++i) {
+      const auto [v, length] = graph.links[i];
+      if (marker[v] >= graph.begin[u]) {
+        graph.links[marker[v]].length += length;
+      } else {
+        marker[v] = end;
+        graph.links[end++] = {v, length};
+      }
+    }
+    graph.end[u] = end;
+  }
+}
+
 template <typename T>
 void merge_image(const MergeTask<T>& task) {
   const Tree<T> tree(task);
-  MergeRounds<T> rounds(tree);
   const auto& [leaf, node, channels] = std::tie(task.leaf, task.node, task.channels);
-  std::vector<int32_t> slot(task.leaves, -1);  // vertex of each leaf
   for (int64_t v = 0; v < task.leaves; ++v) {
     tree.clear(v);
     if (leaf.count[v] <= 0) continue;
-    slot[v] = static_cast<int32_t>(rounds.vertices.size());
-    rounds.vertices.push_back(static_cast<int32_t>(v));
     task.round[v] = 0;
     node.count[v] = leaf.count[v];
     node.boundary[v] = leaf.boundary[v];
@@ -25,10 +63,9 @@ void merge_image(const MergeTask<T>& task) {
     std::copy_n(leaf.centroid + 2 * v, 2, node.centroid + 2 * v);
     std::copy_n(leaf.box + 4 * v, 4, node.box + 4 * v);
   }
-  rounds.raw.reserve(task.num_edges);
-  for (int64_t e = 0; e < task.num_edges; ++e)
-    if (task.is_edge(e)) rounds.raw.push_back({slot[task.edges[2 * e]], slot[task.edges[2 * e + 1]], task.lengths[e]});
-  for (int64_t v = rounds.run(task.leaves, 0); v < task.nodes; ++v) tree.clear(v);
+  MergeRounds<T, int64_t> rounds(tree);
+  read_graph(tree, rounds.graph());
+  for (int64_t v = rounds.run(); v < task.nodes; ++v) tree.clear(v);
 }
 
 // One task per image: the merges of an image depend on each other. Per leaf and round, a round reads the means of both
@@ -67,10 +104,12 @@ void merge_backward_image(const MergeBackwardTask<T>& task) {
                                                      n_other, task.mean[other * channels + c]);
     }
   }
-  for (int64_t i = 0; i < task.leaves * channels; ++i) {
-    const bool used = task.count[i / channels] > 0;  // the moments of an unused leaf are zero, whatever came in
-    task.leaf_grad_mean[i] = used ? total_mean[i] : T(0);
-    task.leaf_grad_m2[i] = used ? total_m2[i] : T(0);
+  for (int64_t v = 0; v < task.leaves; ++v) {
+    const bool used = task.count[v] > 0;  // the moments of an unused leaf are zero, whatever came in
+    for (int64_t i = v * channels; i < (v + 1) * channels; ++i) {
+      task.leaf_grad_mean[i] = used ? total_mean[i] : T(0);
+      task.leaf_grad_m2[i] = used ? total_m2[i] : T(0);
+    }
   }
 }
 
