@@ -120,9 +120,9 @@ class Hierarchy:
             strength is the least one, not below `strength`, that meets it. Cuts of one hierarchy at rising strength
             (falling budgets) are nested.
 
-            Of several cuts at once `counts`, `node` and `strength` are there at once; `labels`, `cost`, `probability`
-            and `expected_tokens` are computed when they are first asked for, with the gradients that one cut on its own
-            has. One pass over the tree serves all of them; each label map is a pass over the pixels.
+            With a budget, or several cuts at once, `counts`, `node` and `strength` are there at once; `labels`, `cost`,
+            `probability` and `expected_tokens` are computed when they are first asked for, with the gradients that a
+            cut without a budget has. One pass over the tree serves all cuts; each label map is a pass over the pixels.
 
         Example:
             >>> import torch, dhvt_kernels as dk
@@ -136,6 +136,10 @@ class Hierarchy:
         if many:
             return self._cuts(many, {name: value for name, value in changes.items() if name not in many})
         selection = replace(self.selection, **changes) if changes else self.selection
+        if selection.max_tokens is not None and selection.select == "optimal":
+            # A scale set finds the strength of a budget at once; tree_cut would search it cut by cut.
+            changes.pop("max_tokens", None)
+            return self._cuts({"max_tokens": [selection.max_tokens]}, changes)[0]
         likelihood, penalty = self.terms(selection)
         strength = 0.0 if selection.criterion == "fixed" else selection.strength
         cut = tree_cut(

@@ -63,6 +63,13 @@ class ScalePartition(Partition):
             self.__dict__["expected_tokens"] = probability.sum(1)
 
 
+def _numbers(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A vector on a device; nothing is copied there for one number, so that a CUDA graph can record it."""
+    if len(values) == 1:
+        return torch.full((1,), values[0], dtype=dtype, device=device)
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+
 def cut_scales(
     scales: ScaleSet, tree: MergeTree, *, strengths: Sequence[float], budgets: Sequence[int], num_segments: int
 ) -> ScaleCut:
@@ -72,8 +79,8 @@ def cut_scales(
         scales.lower,
         tree.parent,
         tree.round,
-        strength=torch.tensor(strengths, dtype=torch.float32).to(device, non_blocking=True),
-        max_tokens=torch.tensor(budgets, dtype=torch.int32).to(device, non_blocking=True),
+        strength=_numbers(strengths, torch.float32, device),
+        max_tokens=_numbers(budgets, torch.int32, device),
         num_segments=num_segments,
     )
 
