@@ -102,16 +102,12 @@ DHVT_HD unsigned long long ordered_bits(double x) {
   return bits >> 63 ? ~bits : bits | 1ull << 63;
 }
 
-// mean_* [C], box_* [4] (ymin, xmin, ymax, xmax), n_* whole numbers, length of the common boundary. NaN counts as
-// infinity, so that a region of NaN merges after all others of its round.
+// The distance of two regions whose means have this squared distance. box_* [4] (ymin, xmin, ymax, xmax), n_* whole
+// numbers, length of the common boundary. NaN counts as infinity, so that a region of NaN merges after all others of
+// its round.
 template <typename acc>
-DHVT_HD acc merge_distance(MergeDistance kind, acc compactness, int64_t channels, const acc* mean_u, const acc* mean_v,
-                           acc n_u, acc n_v, const int32_t* box_u, const int32_t* box_v, acc length) {
-  acc distance = 0;
-  for (int64_t c = 0; c < channels; ++c) {
-    const acc delta = mean_u[c] - mean_v[c];
-    distance += delta * delta;
-  }
+DHVT_HD acc merge_distance_of_square(MergeDistance kind, acc compactness, acc distance, acc n_u, acc n_v,
+                                     const int32_t* box_u, const int32_t* box_v, acc length) {
   if (kind != MergeDistance::kFeature) distance = n_u * n_v / (n_u + n_v) * distance;
   if (kind == MergeDistance::kWardLength) distance = distance / length;
   if (compactness > 0) {
@@ -125,6 +121,18 @@ DHVT_HD acc merge_distance(MergeDistance kind, acc compactness, int64_t channels
     distance += compactness * (1 - 4 * (n_u + n_v) / (sides * sides));
   }
   return distance == distance ? distance : std::numeric_limits<acc>::infinity();
+}
+
+// mean_* [C]; the rest as above.
+template <typename acc>
+DHVT_HD acc merge_distance(MergeDistance kind, acc compactness, int64_t channels, const acc* mean_u, const acc* mean_v,
+                           acc n_u, acc n_v, const int32_t* box_u, const int32_t* box_v, acc length) {
+  acc distance = 0;
+  for (int64_t c = 0; c < channels; ++c) {
+    const acc delta = mean_u[c] - mean_v[c];
+    distance += delta * delta;
+  }
+  return merge_distance_of_square(kind, compactness, distance, n_u, n_v, box_u, box_v, length);
 }
 
 template <typename T>

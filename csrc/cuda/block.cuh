@@ -17,16 +17,19 @@ __device__ __forceinline__ void each_warp(int64_t n, const Body& body) {
   each(round_up(n, 32), body);
 }
 
-// Sorts keys [size], a power of two (Batcher's bitonic network). 32 neighbouring comparisons with partners at most 32
-// apart are a warp's own 64 keys, so most steps need no barrier of the block.
-template <typename Key>
-__device__ void sort_block(Key* keys, int64_t size) {
-  for (int64_t span = 2; span <= size; span *= 2) {
+// Sorts keys [size] (Batcher's bitonic network, in the form whose comparisons all put the lesser key first: so keys
+// that are not there, up to a power of two, count as the greatest and stay where they are). 32 neighbouring comparisons
+// with partners at most 32 apart are a warp's own 64 keys, so most steps need no barrier of the block.
+template <typename Key, typename Less>
+__device__ void sort_block(Key* keys, int64_t size, const Less& less) {
+  for (int64_t span = 2; span / 2 < size; span *= 2) {
     for (int64_t stride = span / 2; stride > 0; stride /= 2) {
-      for (int64_t t = threadIdx.x; t < size / 2; t += blockDim.x) {
-        const int64_t i = 2 * t - (t & (stride - 1)), j = i + stride;
+      for (int64_t t = threadIdx.x; t < round_up(size, span) / 2; t += blockDim.x) {
+        const int64_t i = 2 * t - (t & (stride - 1));
+        const int64_t j = 2 * stride == span ? i + span - 1 - 2 * (i & (stride - 1)) : i + stride;
+        if (j >= size) continue;
         const Key a = keys[i], b = keys[j];
-        if ((b < a) == ((i & span) == 0)) {
+        if (less(b, a)) {
           keys[i] = b;
           keys[j] = a;
         }

@@ -1,60 +1,144 @@
 // Merging of the pixels of an image into a binary tree.
 #include "any_image.h"
+#include "cuda/merge_contract.cuh"
+#include "cuda/merge_grid.cuh"
 #include "cuda/merge_launch.cuh"
 #include "merge_pixels_host.h"
 
 namespace dhvt {
 namespace {
 
-// The pixels of an image and the grid between them, without a list of its edges.
+// What wide rounds leave to a block.
 template <typename T>
-struct PixelLeaves {
-  static constexpr bool kParallelEdges = false;
-  AnyImage<T> features;
-  const bool* mask;  // [B,H,W] or null
-  int64_t height, width, first;
+struct ContractedGraph {
+  static constexpr bool kContracted = true;
+  const WideState* state;
+  ListedNeighbours<T> listed;
+  int64_t rounds;
 
-  __device__ PixelLeaves of_image(int64_t b) const {
-    return {features, mask ? mask + b * height * width : nullptr, height, width, b * features.batch_stride};
-  }
-
-  __device__ int32_t count(int64_t v) const { return mask == nullptr || mask[v]; }
-  __device__ T mean(int64_t v, int64_t c) const {
-    return features.load(first + c * features.channel_stride + v / width * features.row_stride +
-                         v % width * features.column_stride);
-  }
-  __device__ T m2(int64_t, int64_t) const { return T(0); }
-  __device__ T centroid(int64_t v, int d) const { return T(d == 0 ? v / width : v % width); }
-  __device__ int32_t box(int64_t v, int d) const { return int32_t(d % 2 == 0 ? v / width : v % width); }
-  __device__ int32_t boundary(int64_t v) const {
-    const int64_t y = v / width, x = v % width;
-    int32_t neighbours = y > 0 ? count(v - width) : 0;
-    neighbours += x > 0 ? count(v - 1) : 0;
-    neighbours += x + 1 < width ? count(v + 1) : 0;
-    return neighbours + (y + 1 < height ? count(v + width) : 0);
-  }
-
-  // Of each pixel to the right and down.
-  __device__ int64_t candidates() const { return 2 * height * width; }
-  __device__ MergeEdge edge(int64_t e) const {
-    const int64_t v = e / 2, down = e % 2;
-    const bool exists = down ? v / width + 1 < height : v % width + 1 < width;
-    const int64_t other = v + (down ? width : 1);
-    if (!exists || !count(v) || !count(other)) return {-1, -1, 0};
-    return {int32_t(v), int32_t(other), 1};
-  }
+  __device__ ContractedGraph of_image(int64_t b) const { return {state + b, listed.of_image(b), rounds}; }
 };
 
-// All rounds of an image by one block.
+// The wide rounds of a batch: how many there are follows from the shape, three in four vertices merging in two rounds.
+template <typename T>
+class WideRounds {
+ public:
+  using Round = WideRound<T>;
+
+  WideRounds(const MergeTask<T>& task, int64_t batch) : task_(task), batch_(batch) {
+    if (task.max_rounds == 0) return;
+    const int64_t most = task.max_rounds < 0 ? std::numeric_limits<int64_t>::max() : task.max_rounds;
+    rounds_ = 1;
+    for (double left = double(task.leaves) / kReduction; left > kFewVertices && rounds_ < most; left /= kReduction)
+      ++rounds_;
+  }
+
+  int64_t rounds() const { return rounds_; }
+
+  // Of the graph that they leave: every round halves the vertices at least, and counts picks as vertices; the graph is
+  // planar.
+  MergeSizes left() const {
+    return {rounds_ == 0 ? task_.leaves : task_.leaves >> (rounds_ - 1),
+            rounds_ == 0 ? 0 : 3 * (task_.leaves >> rounds_)};
+  }
+
+  size_t bytes() const {
+    Arena arena(nullptr, 0, nullptr);
+    layout(arena);
+    return arena.global_bytes();
+  }
+
+  // Round r; the last one, as it were, is what comes after them.
+  Round round(unsigned char* workspace, int64_t r) const {
+    Arena arena(nullptr, 0, workspace);
+    Round round = layout(arena);
+    const int64_t vertices = r == 0 ? task_.leaves : task_.leaves >> (r - 1);  // of an image, at most
+    round.tiles = (vertices + round.tile - 1) / round.tile;
+    round.most_chains = task_.leaves >> (r + 1);
+    round.state += r * batch_;
+    round.next_state += r * batch_;
+    if (r % 2) {
+      std::swap(round.lists, round.next_lists);
+      std::swap(round.neighbours, round.next_neighbours);
+    }
+    return round;
+  }
+
+ private:
+  static constexpr double kReduction = 2.5;  // of the vertices by a round, as a rule
+
+  Round layout(Arena& arena) const {
+    const int64_t leaves = task_.leaves, pixels = batch_ * leaves;
+    Round round{};
+    round.task = task_;
+    // Many tiles where there are few pixels, few where every block of an image reads what all have counted.
+    round.tile = round_up(std::max(leaves / 1024, std::min<int64_t>(pixels / 4096, 1024)), kThreads);
+    round.tile = std::max<int64_t>(round.tile, kThreads);
+    round.state = arena.take_global<WideState>((rounds_ + 1) * batch_);
+    round.next_state = round.state + batch_;
+    round.best = arena.take_global<typename Round::Bits>(pixels);
+    round.neighbour = arena.take_global<int32_t>(pixels);
+    round.up = arena.take_global<int32_t>(pixels);
+    round.root = arena.take_global<int32_t>(pixels);
+    round.place = arena.take_global<int32_t>(pixels);
+    round.size = arena.take_global<int32_t>(pixels);
+    round.begin = arena.take_global<int32_t>(batch_ * (leaves / 2 + 2));
+    round.totals = arena.take_global<TileTotal>(batch_ * ((leaves + round.tile - 1) / round.tile));
+    round.lists = arena.take_global<NeighbourList>(pixels);
+    round.next_lists = arena.take_global<NeighbourList>(pixels);
+    round.neighbours = arena.take_global<Neighbour>(Round::most_neighbours(pixels));
+    round.next_neighbours = arena.take_global<Neighbour>(Round::most_neighbours(pixels));
+    return round;
+  }
+
+  MergeTask<T> task_;
+  int64_t batch_, rounds_ = 0;
+};
+
+// From the picks on.
+template <typename T, typename Graph>
+void finish_round(const Launcher& launch, const WideRound<T>& round, const Graph& graph, int64_t r, int64_t batch) {
+  const dim3 tiles = blocks_for(batch * round.tiles), threads(kThreads);
+  launch(find_roots_kernel<T>, tiles, threads, 0, round, batch);
+  launch(count_chains_kernel<T>, tiles, threads, kScanBytes, round, batch);
+  launch(number_chains_kernel<T>, tiles, threads, kScanBytes, round, batch);
+  launch(gather_members_kernel<T>, tiles, threads, 0, round, batch);
+  launch(contract_kernel<T, Graph>, blocks_for(batch * round.blocks_of_chains(kThreads)), threads, kContractBytes,
+         round, graph, batch);
+  launch(join_kernel<T, Graph::kLeaves>, blocks_for(batch * round.blocks_of_chains(kChainsPerBlock)), threads, 0, round,
+         int32_t(r + 1), batch);
+}
+
+// The rounds of large graphs by many blocks per image, seven launches each; then one block per image does the rest.
 MergedTree merge_pixels(const Tensor& features, const std::optional<Tensor>& mask, std::string distance,
                         double compactness, int64_t depth) {
   const Launcher launch(features);
   return merge_pixels_checked(
-      features, mask, distance, compactness, depth, [&]<typename T>(const bool* masks, MergeTask<T> task) {
-        const int64_t height = features.size(2), width = features.size(3);
-        task.num_edges = 2 * task.leaves;
-        merge_batch(launch, task, PixelLeaves<T>{any_image<T>(features), masks, height, width, 0}, features.size(0),
-                    features);
+      features, mask, distance, compactness, depth, [&]<typename T>(const bool* masks, const MergeTask<T>& task) {
+        const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
+        const WideRounds<T> wide(task, batch);
+        const MergeSizes left = wide.left();
+        const int64_t wide_bytes = int64_t(wide.bytes());
+        const int64_t bytes = wide_bytes + batch * int64_t(MergeBytes<T>(launch, left).global);
+        const Tensor memory = empty({bytes}, ScalarType::Byte, features);
+        unsigned char* const workspace = mutable_data<unsigned char>(memory);
+
+        const PixelGrid<T> grid{any_image<T>(features), masks, int32_t(height), int32_t(width)};
+        launch(pick_pixels_kernel<T>, blocks_for(batch * grid.tiles()), dim3(kThreads), kGridBytes<T>,
+               wide.round(workspace, 0), grid, batch);
+        for (int64_t r = 0; r < wide.rounds(); ++r) {
+          const WideRound<T> round = wide.round(workspace, r);
+          if (r == 0) {
+            finish_round(launch, round, grid, r, batch);
+            continue;
+          }
+          launch(pick_vertices_kernel<T>, blocks_for(batch * round.tiles), dim3(kThreads), 0, round, batch);
+          finish_round(launch, round, ListedNeighbours<T>{round.lists, round.neighbours, task.leaves}, r, batch);
+        }
+        const WideRound<T> rest = wide.round(workspace, wide.rounds());
+        const ListedNeighbours<T> listed{rest.lists, rest.neighbours, task.leaves};
+        merge_batch(launch, task, ContractedGraph<T>{rest.state, listed, wide.rounds()}, left, batch,
+                    workspace + wide_bytes);
       });
 }
 

@@ -12,15 +12,15 @@
 #pragma once
 
 #include "cuda/block.cuh"
+#include "cuda/merge_chain.cuh"
 #include "cuda/merge_tables.cuh"
-#include "segment_moments.h"
 
 namespace dhvt {
 
 // The regions of a label map and the edges between them, as merge_tree is given them.
 template <typename T>
 struct RegionLeaves {
-  static constexpr bool kParallelEdges = true;
+  static constexpr bool kContracted = false;
   MergeTask<T> task;
 
   __device__ RegionLeaves of_image(int64_t b) const { return {task.of_image(b)}; }
@@ -41,6 +41,21 @@ struct RegionLeaves {
   }
 };
 
+// A chain of picks, from one of them on.
+template <typename T>
+struct PickChain {
+  static constexpr bool kLeaves = false;
+  const MergeTables<T>& t;
+  int32_t pick;
+  int64_t first, created;  // node of vertex 0; that of pick 0
+
+  __device__ int64_t single(int32_t i) const { return first + t.owner[pick + i]; }
+  __device__ int64_t other() const { return first + t.neighbour[t.owner[pick]]; }
+  __device__ int64_t merged(int32_t i) const { return created + pick + i; }
+  __device__ uint32_t inner(int32_t i) const { return t.inner[pick + i]; }
+  __device__ bool more(int32_t i) const { return t.more[pick + i]; }
+};
+
 template <typename T, typename Leaves>
 class MergeRounds {
  public:
@@ -51,9 +66,20 @@ class MergeRounds {
       : task_(task), leaves_(leaves), memory_(memory), scratch_(scratch), counters_(*memory.counters) {}
 
   __device__ void run() {
-    copy_leaves();
-    start();
-    for (int64_t round = 1; edges_ > 0 && (task_.max_rounds < 0 || round <= task_.max_rounds); ++round) {
+    int64_t round = 1;
+    if (threadIdx.x == 0) counters_.edges = 0;
+    __syncthreads();
+    if constexpr (Leaves::kContracted) {
+      first_ = leaves_.state->first;
+      vertices_ = leaves_.state->vertices;
+      round += leaves_.rounds;
+      list_edges();
+    } else {
+      vertices_ = int32_t(task_.leaves);
+      copy_leaves();
+      start();
+    }
+    for (; edges_ > 0 && (task_.max_rounds < 0 || round <= task_.max_rounds); ++round) {
       Tables tables(scratch_, vertices_, edges_);
       pick(tables);
       link(tables);
@@ -103,19 +129,40 @@ class MergeRounds {
 
   // The graph of the leaves.
   __device__ void start() {
-    if (threadIdx.x == 0) counters_.edges = 0;
-    __syncthreads();
     each_warp(leaves_.candidates(), [&](int64_t e) {
       const MergeEdge edge = e < leaves_.candidates() ? leaves_.edge(e) : MergeEdge{-1, -1, 0};
       append_edge(edge.u >= 0, edge.u, edge.v, edge.length);
     });
-    vertices_ = task_.leaves;
     __syncthreads();
     const Tables tables(scratch_, vertices_, counters_.edges);
-    if constexpr (Leaves::kParallelEdges) clear_hash(tables, counters_.edges);
+    clear_hash(tables, counters_.edges);
     take_next_edges();
     __syncthreads();
-    if constexpr (Leaves::kParallelEdges) sum_parallel_edges(tables, edges_);
+    sum_parallel_edges(tables, edges_);
+    __syncthreads();
+  }
+
+  // The graph that is left, in which there are no parallel edges: each from its lower end's list.
+  __device__ void list_edges() {
+    each_warp(leaves_.rounds > 0 ? vertices_ : 0, [&](int64_t i) {
+      const NeighbourList own = i < vertices_ ? leaves_.listed.lists[i] : NeighbourList{0, 0};
+      const auto append_from = [&](const NeighbourList& list, int32_t u, int32_t j) {
+        Neighbour to{-1, 0};
+        if (j < list.size) to = leaves_.listed.neighbours[list.begin + uint32_t(j)];
+        append_edge(u < to.vertex, u, to.vertex, to.length);
+      };
+      const bool many = own.size > 32;
+      for (int32_t j = 0; __any_sync(kAllLanes, !many && j < own.size); ++j)
+        append_from(many ? NeighbourList{0, 0} : own, int32_t(i), j);
+      for (unsigned left = __ballot_sync(kAllLanes, many); left != 0; left &= left - 1) {
+        const int owner = __ffs(int(left)) - 1;
+        const NeighbourList list{__shfl_sync(kAllLanes, own.begin, owner), __shfl_sync(kAllLanes, own.size, owner)};
+        for (int32_t j = lane(); j < round_up(list.size, 32); j += 32)
+          append_from(list, int32_t(i) - lane() + owner, j);
+      }
+    });
+    __syncthreads();
+    take_next_edges();
     __syncthreads();
   }
 
@@ -197,7 +244,6 @@ class MergeRounds {
   // Sorts the picks, and chains those of one component in their order.
   __device__ void link(Tables& t) const {
     const int32_t picks = counters_.picks;
-    const int64_t padded = power_of_two(picks);
     for (bool more = true; more; more = __syncthreads_or(more)) {  // everybody to the vertex of its vertex
       more = false;
       each(vertices_, [&](int64_t u) {
@@ -209,14 +255,9 @@ class MergeRounds {
       t.root = t.other;
       t.other = from;
     }
-    each(padded, [&](int64_t p) {
-      if (p < picks)
-        t.picks[p].root = uint32_t(t.root[t.picks[p].ends >> 32]);
-      else
-        t.picks[p] = {~0u, Bits(~Bits(0)), ~0ull};
-    });
+    each(picks, [&](int64_t p) { t.picks[p].root = uint32_t(t.root[t.picks[p].ends >> 32]); });
     __syncthreads();
-    sort_block(t.picks, padded);
+    sort_block(t.picks, picks, [](const auto& a, const auto& b) { return a < b; });
     each_warp(picks, [&](int64_t p) {
       bool first = false;
       if (p < picks) {
@@ -228,7 +269,7 @@ class MergeRounds {
         if (of_high) t.added[high] = int32_t(p);
         first = p == 0 || t.picks[p - 1].root != root;
         const bool last = p + 1 == picks || t.picks[p + 1].root != root;
-        t.next[p] = last ? -1 : int32_t(p + 1);
+        t.more[p] = !last;
         if (last) t.other[root] = int32_t(p);
       }
       const int32_t place = append(&counters_.chains, first);
@@ -262,87 +303,17 @@ class MergeRounds {
     take_next_edges();
     const int64_t items = task_.channels + 1;
     each(counters_.chains * items, [&](int64_t i) {
-      const int32_t chain = t.chains[i / items];
+      const PickChain<T> chain{t, t.chains[i / items], first_, int64_t(first_) + vertices_};
       const int64_t c = i % items;
       if (c < task_.channels)
-        join_channel(t, chain, c);
+        join_channel(task_, chain, c);
       else
-        join_rest(t, chain, round);
+        join_rest(task_, chain, round);
     });
     sum_parallel_edges(t, before);
     first_ += vertices_;
     vertices_ = picks;
     __syncthreads();
-  }
-
-  // Mean and m2 of the new nodes of a chain, for one channel. What a merge adds is read while the one before computes.
-  __device__ void join_channel(const Tables& t, int32_t p, int64_t c) const {
-    const auto& node = task_.node;
-    const int64_t channels = task_.channels;
-    struct Part {
-      int32_t n;
-      T mean, m2;
-    };
-    const auto part = [&](int32_t vertex) {
-      const int64_t v = first_ + vertex, i = v * channels + c;
-      return Part{node.count[v], node.mean[i], node.m2[i]};
-    };
-    Part a = part(t.owner[p]), b = part(t.neighbour[t.owner[p]]);
-    for (;;) {
-      const int32_t following = t.next[p];
-      Part added{0, T(0), T(0)};
-      if (following >= 0) added = part(t.owner[following]);
-      chan_merge(T(a.n), a.mean, a.m2, T(b.n), b.mean, b.m2);
-      const int64_t i = (first_ + vertices_ + int64_t(p)) * channels + c;
-      node.mean[i] = a.mean;
-      node.m2[i] = a.m2;
-      if (following < 0) return;
-      b = {int32_t(uint32_t(a.n) + uint32_t(b.n)), a.mean, a.m2};
-      a = added;
-      p = following;
-    }
-  }
-
-  // Everything else about them.
-  __device__ void join_rest(const Tables& t, int32_t p, int32_t round) const {
-    const auto& node = task_.node;
-    struct Part {
-      uint32_t n, boundary;
-      T centroid[2];
-      int32_t box[4];
-    };
-    const auto part = [&](int64_t v) {
-      Part out{uint32_t(node.count[v]), uint32_t(node.boundary[v]), {}, {}};
-      for (int d = 0; d < 2; ++d) out.centroid[d] = node.centroid[2 * v + d];
-      for (int d = 0; d < 4; ++d) out.box[d] = node.box[4 * v + d];
-      return out;
-    };
-    const int64_t created = first_ + vertices_;
-    int64_t v = first_ + t.neighbour[t.owner[p]];
-    Part b = part(v);
-    for (;;) {
-      const int64_t single = first_ + t.owner[p], merged = created + p;
-      const int32_t following = t.next[p];
-      const Part a = part(single);
-      task_.parent[single] = task_.parent[v] = int32_t(merged);
-      const T n_a = T(int32_t(a.n)), n_b = T(int32_t(b.n));
-      for (int d = 0; d < 2; ++d) {
-        b.centroid[d] = merge_centroid(n_a, a.centroid[d], n_b, b.centroid[d]);
-        b.box[d] = a.box[d] < b.box[d] ? a.box[d] : b.box[d];
-        b.box[d + 2] = a.box[d + 2] > b.box[d + 2] ? a.box[d + 2] : b.box[d + 2];
-      }
-      b.n += a.n;
-      b.boundary += a.boundary - 2 * t.inner[p];
-      node.count[merged] = int32_t(b.n);
-      node.boundary[merged] = int32_t(b.boundary);
-      for (int d = 0; d < 2; ++d) node.centroid[2 * merged + d] = b.centroid[d];
-      for (int d = 0; d < 4; ++d) node.box[4 * merged + d] = b.box[d];
-      task_.round[merged] = round;
-      v = merged;
-      if (following < 0) break;
-      p = following;
-    }
-    task_.parent[v] = -1;
   }
 
   MergeTask<T> task_;

@@ -27,14 +27,12 @@ struct alignas(16) MergePick {
 
 constexpr int32_t kNoVertex = 0x7fffffff;
 
-DHVT_HD int64_t power_of_two(int64_t at_least) {
-  int64_t n = 1;
-  while (n < at_least) n *= 2;
-  return n;
+// Slots of a hash table for so many edges, at most three quarters full: a power of two.
+DHVT_HD int64_t hash_slots(int64_t edges) {
+  int64_t slots = 1;
+  while (slots < edges + edges / 3 + 1) slots *= 2;
+  return slots;
 }
-
-// Slots of a hash table for so many edges, at most three quarters full.
-DHVT_HD int64_t hash_slots(int64_t edges) { return power_of_two(edges + edges / 3 + 1); }
 
 struct alignas(16) MergeCounters {
   int32_t edges, picks, chains;
@@ -55,24 +53,25 @@ struct MergeMemory {
         distances(arena.take_global<Bits>(num_edges)) {}
 };
 
-// Scratch of a round with n vertices and so many edges. 36 bytes per vertex and the larger of picks and hash table.
+// Scratch of a round with n vertices and so many edges. 33 bytes per vertex and the larger of picks and hash table.
 template <typename T>
 struct MergeTables {
   using Bits = typename MergeMemory<T>::Bits;
   union {
-    MergePick<Bits>* picks;  // [power of two]
+    MergePick<Bits>* picks;  // [n]
     int32_t* hash;           // [slots]: number of an edge
   };
   Bits* best;             // [n] distance of the best neighbour
   int32_t* neighbour;     // [n] the best neighbour
   int32_t *root, *other;  // [n] the lower end of the component's closest pair; scratch, then its last pick
   int32_t* added;         // [n] the pick that added the vertex
-  int32_t *owner, *next;  // [picks] the single vertex that a pick adds; the next pick of its chain
+  int32_t* owner;         // [picks] the single vertex that a pick adds
   uint32_t* inner;        // [picks] length of the boundary that the merge makes an inner one, modulo 2^32
+  bool* more;             // [picks] whether the next pick is of the same chain
   int32_t* chains;        // [n / 2] the first pick of each component
 
   DHVT_HD MergeTables(Arena arena, int64_t n, int64_t edges) {
-    const int64_t pick_bytes = power_of_two(n) * int64_t(sizeof(MergePick<Bits>)), hash_bytes = 4 * hash_slots(edges);
+    const int64_t pick_bytes = n * int64_t(sizeof(MergePick<Bits>)), hash_bytes = 4 * hash_slots(edges);
     picks = reinterpret_cast<MergePick<Bits>*>(arena.take<char>(pick_bytes > hash_bytes ? pick_bytes : hash_bytes));
     best = arena.take<Bits>(n);
     neighbour = arena.take<int32_t>(n);
@@ -80,8 +79,8 @@ struct MergeTables {
     other = arena.take<int32_t>(n);
     added = arena.take<int32_t>(n);
     owner = arena.take<int32_t>(n);
-    next = arena.take<int32_t>(n);
     inner = arena.take<uint32_t>(n);
+    more = arena.take<bool>(n);
     chains = arena.take<int32_t>(n / 2 + 1);
     global_bytes = arena.global_bytes();
   }

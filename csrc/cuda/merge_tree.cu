@@ -11,7 +11,11 @@ MergedTree merge_tree(const Tensor& count, const Tensor& mean, const Tensor& m2,
   const Launcher launch(count);
   return merge_tree_checked(count, mean, m2, centroid, box, boundary, edges, lengths, distance, compactness, depth,
                             [&]<typename T>(const MergeTask<T>& task, int64_t batch) {
-                              merge_batch(launch, task, RegionLeaves<T>{task}, batch, count);
+                              const MergeSizes most{task.leaves, task.num_edges};
+                              const int64_t bytes = batch * int64_t(MergeBytes<T>(launch, most).global);
+                              const Tensor workspace = empty({bytes}, ScalarType::Byte, count);
+                              merge_batch(launch, task, RegionLeaves<T>{task}, most, batch,
+                                          mutable_data<unsigned char>(workspace));
                             });
 }
 

@@ -1,0 +1,174 @@
+// The first round of merging from the pixels: the leaves, and the best neighbour of each pixel, on the grid itself.
+#pragma once
+
+#include "any_image.h"
+#include "cuda/merge_wide.cuh"
+
+namespace dhvt {
+
+// A block's pixels, and with those around them.
+constexpr int kGridColumns = 32, kGridRows = kThreads / kGridColumns;
+constexpr int kRingColumns = kGridColumns + 2, kRing = kRingColumns * (kGridRows + 2);
+// Pairs of neighbours with one of the block's pixels, side by side and one above the other.
+constexpr int kSidePairs = kGridRows * (kGridColumns + 1), kPairs = kSidePairs + (kGridRows + 1) * kGridColumns;
+constexpr int kPairsPerThread = (kPairs + kThreads - 1) / kThreads;
+constexpr int kGridChannels = 8;  // in shared memory at a time
+
+// The pixels of a batch; of one image, its own.
+template <typename T>
+struct PixelGrid {
+  static constexpr bool kLeaves = true;
+  AnyImage<T> features;
+  const bool* mask;  // [B,H,W] or null
+  int32_t height, width;
+
+  __device__ PixelGrid of_image(int64_t b) const {
+    PixelGrid grid = *this;
+    if (mask) grid.mask += b * height * width;
+    return grid;
+  }
+
+  DHVT_HD int64_t columns() const { return (width + kGridColumns - 1) / kGridColumns; }
+  DHVT_HD int64_t tiles() const { return columns() * ((height + kGridRows - 1) / kGridRows); }
+
+  __device__ bool inside(int64_t y, int64_t x) const {
+    return y >= 0 && y < height && x >= 0 && x < width && (mask == nullptr || mask[y * width + x]);
+  }
+
+  // body(vertex, length) for each neighbour of a pixel that is inside.
+  template <typename Body>
+  __device__ void for_neighbours(int32_t v, const Body& body) const {
+    const int32_t y = v / width, x = v % width;
+    if (inside(y - 1, x)) body(v - width, 1u);
+    if (inside(y, x - 1)) body(v - 1, 1u);
+    if (inside(y, x + 1)) body(v + 1, 1u);
+    if (inside(y + 1, x)) body(v + width, 1u);
+  }
+  __device__ int32_t degree(int32_t v) const {
+    int32_t count = 0;
+    for_neighbours(v, [&](int32_t, uint32_t) { ++count; });
+    return count;
+  }
+};
+
+template <typename T>
+constexpr size_t kGridBytes = sizeof(T) * (kPairs + kGridChannels * kRing);
+
+struct PairCells {
+  int low, high;
+};
+
+// The cells of the ring that are a pair.
+__device__ __forceinline__ PairCells pair_cells(int pair) {
+  if (pair < kSidePairs) {
+    const int cell = (pair / (kGridColumns + 1) + 1) * kRingColumns + pair % (kGridColumns + 1);
+    return {cell, cell + 1};
+  }
+  pair -= kSidePairs;
+  const int cell = pair / kGridColumns * kRingColumns + pair % kGridColumns + 1;
+  return {cell, cell + kRingColumns};
+}
+
+// Writes what is not a feature of a leaf, and what it picks.
+template <typename T>
+__device__ __forceinline__ void pick_pixel(const WideRound<T>& round, const PixelGrid<T>& image, int32_t y, int32_t x,
+                                           const typename WideRound<T>::Bits* distances) {
+  const auto& node = round.task.node;
+  const int32_t v = y * image.width + x, row = y % kGridRows, column = x % kGridColumns;
+  const bool used = image.inside(y, x);
+  round.task.parent[v] = -1;
+  round.task.round[v] = used ? 0 : -1;
+  node.count[v] = used;
+  node.boundary[v] = used ? image.degree(v) : 0;
+  const int32_t place[2] = {y, x};
+  for (int d = 0; d < 2; ++d) node.centroid[2 * int64_t(v) + d] = used ? T(place[d]) : T(0);
+  for (int d = 0; d < 4; ++d) node.box[4 * int64_t(v) + d] = used ? place[d % 2] : -(d / 2);
+
+  auto best = ~typename WideRound<T>::Bits(0);
+  int32_t neighbour = kNoVertex;
+  const auto look = [&](int pair, int32_t other) {  // in the order of the vertices
+    if (distances[pair] >= best) return;
+    best = distances[pair];
+    neighbour = other;
+  };
+  const int side = row * (kGridColumns + 1) + column, above = kSidePairs + row * kGridColumns + column;
+  look(above, v - image.width);
+  look(side, v - 1);
+  look(side + 1, v + 1);
+  look(above + kGridColumns, v + image.width);
+  round.pick(v, best, neighbour);
+}
+
+// A block takes 32 x 8 pixels. Their features and those of the ring around them go through shared memory, some channels
+// at a time: from there a thread adds up the squared distances of two or three pairs, and the leaves' means are written
+// in a row. Then a thread looks at the four pairs of its pixel. Reads the features once and a ring from the cache;
+// writes the leaves, 8 C + 40 bytes in float32, and 16 bytes for the round.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) pick_pixels_kernel(WideRound<T> first, PixelGrid<T> grid, int64_t batch) {
+  using Bits = typename WideRound<T>::Bits;
+  static_assert(sizeof(Bits) == sizeof(T));
+  Bits* const distances = shared_memory<Bits>();               // [pairs]
+  T* const values = reinterpret_cast<T*>(distances + kPairs);  // [channels][ring]
+  const int64_t columns = grid.columns(), tiles = grid.tiles(), channels = first.task.channels;
+  for (int64_t block = blockIdx.x; block < batch * tiles; block += gridDim.x) {
+    const int64_t b = block / tiles, y0 = block % tiles / columns * kGridRows, x0 = block % columns * kGridColumns;
+    const WideRound<T> round = first.of_image(b);
+    const PixelGrid<T> image = grid.of_image(b);
+    const auto& node = round.task.node;
+    if (y0 == 0 && x0 == 0 && threadIdx.x == 0) *round.state = {0, int32_t(round.task.leaves), 0, 0};
+    T squares[kPairsPerThread] = {};
+    for (int64_t c0 = 0; c0 < channels; c0 += kGridChannels) {
+      const int here = int(min(channels - c0, int64_t(kGridChannels)));
+      each(here * kRing, [&](int64_t i) {
+        const int cell = int(i) % kRing, c = int(i) / kRing;
+        const int64_t y = y0 - 1 + cell / kRingColumns, x = x0 - 1 + cell % kRingColumns;
+        const bool exists = y >= 0 && y < grid.height && x >= 0 && x < grid.width;
+        values[i] =
+            exists ? grid.features.load(grid.features.at(b, y, x) + (c0 + c) * grid.features.channel_stride) : T(0);
+      });
+      __syncthreads();
+#pragma unroll
+      for (int k = 0; k < kPairsPerThread; ++k) {
+        const int pair = int(threadIdx.x) + k * kThreads;
+        if (pair >= kPairs) break;
+        const auto [low, high] = pair_cells(pair);
+        for (int c = 0; c < here; ++c) {
+          const T delta = values[c * kRing + low] - values[c * kRing + high];
+          squares[k] += delta * delta;
+        }
+      }
+      each(here * kThreads, [&](int64_t i) {
+        const int c = int(i) % here, row = int(i) / here / kGridColumns, column = int(i) / here % kGridColumns;
+        const int64_t y = y0 + row, x = x0 + column;
+        if (y >= grid.height || x >= grid.width) return;
+        const int64_t out = (y * grid.width + x) * channels + c0 + c;
+        node.mean[out] = image.inside(y, x) ? values[c * kRing + (row + 1) * kRingColumns + column + 1] : T(0);
+        node.m2[out] = T(0);
+      });
+      __syncthreads();
+    }
+#pragma unroll
+    for (int k = 0; k < kPairsPerThread; ++k) {
+      const int pair = int(threadIdx.x) + k * kThreads;
+      if (pair >= kPairs) break;
+      const auto [low, high] = pair_cells(pair);
+      int32_t box[2][4];
+      for (int end = 0; end < 2; ++end) {
+        const int cell = end ? high : low;
+        box[end][0] = box[end][2] = int32_t(y0 - 1 + cell / kRingColumns);
+        box[end][1] = box[end][3] = int32_t(x0 - 1 + cell % kRingColumns);
+      }
+      const bool exists = image.inside(box[0][0], box[0][1]) && image.inside(box[1][0], box[1][1]);
+      distances[pair] = !exists
+                            ? ~Bits(0)
+                            : ordered_bits(merge_distance_of_square<T>(round.task.kind, round.task.compactness,
+                                                                       squares[k], T(1), T(1), box[0], box[1], T(1)));
+    }
+    __syncthreads();
+    const int64_t y = y0 + threadIdx.x / kGridColumns, x = x0 + threadIdx.x % kGridColumns;
+    if (y < grid.height && x < grid.width) pick_pixel(round, image, int32_t(y), int32_t(x), distances);
+    __syncthreads();
+  }
+}
+
+}  // namespace dhvt
