@@ -92,3 +92,15 @@ def test_the_tokenizer_takes_at_most_30_launches(batch):
     assert 20 < launches <= 30, glue.names
     assert torch.equal(found.counts, expected.counts)
     assert (found.labels == expected.labels).float().mean() > 0.99
+
+
+@pytest.mark.skipif("cuda-emulated" not in backends.CUDA_OPERATORS, reason="the emulation was not built")
+@pytest.mark.parametrize(("side", "most"), [(16, 15), (224, 60)])
+def test_merging_from_the_pixels_takes_at_most_60_launches(side, most):
+    """Launches follow from the shape, so pixels without a mask cost no time; a GPU takes fewer (merge_wide.cuh)."""
+    count = ctypes.CDLL(str(backends.LIBRARY)).emulated_launches
+    image, mask = torch.rand(1, 1, side, side), torch.zeros(1, side, side, dtype=torch.bool)
+    with backends.use("cuda-emulated"):
+        before = count()
+        dk.merge_pixels(image, mask=mask)
+        assert 8 <= count() - before <= most

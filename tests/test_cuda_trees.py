@@ -43,6 +43,52 @@ def test_trees_beyond_shared_memory(cuda):
     check_against_native(cuda, "scale_cut", lower, parent, rounds, strength, budgets, 500)
 
 
+def islands(height, width):
+    """Pairs of equal pixels in a constant sea, which is one component with many neighbours, and many parallel edges."""
+    image = torch.zeros(1, 1, height, width)
+    image[..., 1::3, 1::4] = image[..., 1::3, 2::4] = 1 + torch.rand(height, width)[1::3, 1::4]
+    return image
+
+
+def line(width):
+    """A constant row between others, of pairs: few members with many neighbours."""
+    image = torch.zeros(1, 2, 3, width)
+    image[..., ::2, :] = 1 + torch.rand(1, 2, 2, width // 2).repeat_interleave(2, 3)
+    return image
+
+
+CHECKERBOARD = (torch.arange(97)[:, None] + torch.arange(101)).remainder(2).float()
+MANY_BLOCKS = {
+    "constant": lambda: torch.zeros(1, 2, 96, 104),
+    "checkerboard": lambda: CHECKERBOARD.expand(1, 3, -1, -1),
+    "ramp": lambda: torch.arange(96 * 98.0).reshape(1, 1, 96, 98),
+    "noise": lambda: torch.randn(1, 9, 120, 96),
+    "levels": lambda: torch.randint(0, 3, (2, 2, 60, 70)).float(),
+    "islands": lambda: islands(96, 100),
+    "small islands": lambda: islands(13, 16),
+    "line": lambda: line(24),
+    "one row": lambda: torch.randn(2, 1, 1, 2000).round(),
+    "one column": lambda: torch.zeros(1, 1, 2000, 1),
+}
+
+
+@pytest.mark.parametrize("name", MANY_BLOCKS)
+def test_pixels_by_many_blocks(cuda, name):
+    """Several rounds before a block takes an image, and chains of any length in them."""
+    image = MANY_BLOCKS[name]()
+    check_against_native(cuda, "merge_pixels", image, None, "ward_length", 0.0, 0)
+    check_against_native(cuda, "merge_pixels", image[..., :40, :44].double(), None, "feature", 0.3, 0)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 4])
+def test_two_sizes_by_many_blocks(cuda, depth):
+    image, mask = torch.randn(3, 2, 50, 70), torch.zeros(3, 50, 70, dtype=torch.bool)
+    mask[0], mask[1, :20, :30] = True, True  # one image has far fewer pixels, one none at all
+    image[0, 0, 7, 9] = float("nan")
+    tree = check_against_native(cuda, "merge_pixels", image, mask, "ward_length", 0.0, depth)
+    assert (tree[1][2] == -1).all()
+
+
 @pytest.mark.parametrize("leaves", [40, 400, 900, 1300, 1700])
 def test_searches_of_trees_with_wide_levels(cuda, leaves):
     """All inner nodes but one lie side by side: from 32 strengths at a time down to what fits the workspace."""

@@ -1,8 +1,8 @@
 // The new nodes of a chain of merges: the first one joins two nodes, each later one adds a single node.
 //
-// A chain tells of merge i, from 0 on: single(i), the node that it adds; inner(i), the length of the boundary that it
-// makes an inner one; more(i), whether another one follows. other() is the node that the first merge adds to, and
-// merged(i) = merged(0) + i the node that it makes. kLeaves: these nodes are leaves.
+// A chain tells of its `merges`: single(i), the node that merge i adds; inner(i), the length of the boundary that it
+// makes an inner one. other() is the node that the first one adds to, and merged() + i the node that merge i makes.
+// kLeaves: what merges are leaves. kAhead: so many merges' nodes are read at a time.
 #pragma once
 
 #include "merge_tree.h"
@@ -10,7 +10,21 @@
 
 namespace dhvt {
 
-// Mean and m2 for one channel. What a merge adds is read while the one before computes.
+// body(i, what load(i) gave) for each merge, in order; as many are read at a time as is given.
+template <int kAhead, typename Load, typename Body>
+__device__ __forceinline__ void for_merges(int32_t merges, const Load& load, const Body& body) {
+  for (int32_t base = 0; base < merges; base += kAhead) {
+    decltype(load(0)) ahead[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k)
+      if (base + k < merges) ahead[k] = load(base + k);
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k)
+      if (base + k < merges) body(base + k, ahead[k]);
+  }
+}
+
+// Mean and m2 for one channel.
 template <typename T, typename Chain>
 __device__ void join_channel(const MergeTask<T>& task, const Chain& chain, int64_t c) {
   const auto& node = task.node;
@@ -21,22 +35,23 @@ __device__ void join_channel(const MergeTask<T>& task, const Chain& chain, int64
   };
   const auto part = [&](int64_t v) {
     const int64_t i = v * channels + c;
-    if constexpr (Chain::kLeaves) return Part{1, node.mean[i], T(0)};
-    return Part{node.count[v], node.mean[i], node.m2[i]};
+    if constexpr (Chain::kLeaves)
+      return Part{1, node.mean[i], T(0)};
+    else
+      return Part{node.count[v], node.mean[i], node.m2[i]};
   };
-  Part a = part(chain.single(0)), b = part(chain.other());
-  for (int32_t i = 0;; ++i) {
-    const bool more = chain.more(i);
-    Part added{0, T(0), T(0)};
-    if (more) added = part(chain.single(i + 1));
-    chan_merge(T(a.n), a.mean, a.m2, T(b.n), b.mean, b.m2);
-    const int64_t out = (chain.merged(0) + i) * channels + c;
-    node.mean[out] = a.mean;
-    node.m2[out] = a.m2;
-    if (!more) return;
-    b = {int32_t(uint32_t(a.n) + uint32_t(b.n)), a.mean, a.m2};
-    a = added;
-  }
+  Part whole = part(chain.other());
+  int64_t out = chain.merged() * channels + c;
+  for_merges<Chain::kAhead>(
+      chain.merges, [&](int32_t i) { return part(chain.single(i)); },
+      [&](int32_t, Part single) {
+        const int32_t n = int32_t(uint32_t(single.n) + uint32_t(whole.n));
+        chan_merge(T(single.n), single.mean, single.m2, T(whole.n), whole.mean, whole.m2);
+        whole = {n, single.mean, single.m2};
+        node.mean[out] = whole.mean;
+        node.m2[out] = whole.m2;
+        out += channels;
+      });
 }
 
 // Everything else about them; the last one is nobody's child yet.
@@ -44,42 +59,44 @@ template <typename T, typename Chain>
 __device__ void join_rest(const MergeTask<T>& task, const Chain& chain, int32_t round) {
   const auto& node = task.node;
   struct Part {
+    int32_t v;
     uint32_t n, boundary;
     T centroid[2];
     int32_t box[4];
   };
   const auto part = [&](int64_t v) {
-    Part out{uint32_t(node.count[v]), uint32_t(node.boundary[v]), {}, {}};
+    Part out{int32_t(v), uint32_t(node.count[v]), uint32_t(node.boundary[v]), {}, {}};
     for (int d = 0; d < 2; ++d) out.centroid[d] = node.centroid[2 * v + d];
     for (int d = 0; d < 4; ++d) out.box[d] = node.box[4 * v + d];
     return out;
   };
-  int64_t v = chain.other();
-  Part a = part(chain.single(0)), b = part(v);
-  for (int32_t i = 0;; ++i) {
-    const int64_t merged = chain.merged(0) + i;
-    const bool more = chain.more(i);
-    Part added{};
-    if (more) added = part(chain.single(i + 1));
-    task.parent[chain.single(i)] = task.parent[v] = int32_t(merged);
-    const T n_a = T(int32_t(a.n)), n_b = T(int32_t(b.n));
-    for (int d = 0; d < 2; ++d) {
-      b.centroid[d] = merge_centroid(n_a, a.centroid[d], n_b, b.centroid[d]);
-      b.box[d] = a.box[d] < b.box[d] ? a.box[d] : b.box[d];
-      b.box[d + 2] = a.box[d + 2] > b.box[d + 2] ? a.box[d + 2] : b.box[d + 2];
-    }
-    b.n += a.n;
-    b.boundary += a.boundary - 2 * chain.inner(i);
-    node.count[merged] = int32_t(b.n);
-    node.boundary[merged] = int32_t(b.boundary);
-    for (int d = 0; d < 2; ++d) node.centroid[2 * merged + d] = b.centroid[d];
-    for (int d = 0; d < 4; ++d) node.box[4 * merged + d] = b.box[d];
-    task.round[merged] = round;
-    v = merged;
-    if (!more) break;
-    a = added;
-  }
-  task.parent[v] = -1;
+  Part whole = part(chain.other());
+  for_merges<(Chain::kAhead + 3) / 4>(
+      chain.merges,
+      [&](int32_t i) {
+        Part single = part(chain.single(i));
+        single.boundary -= 2 * chain.inner(i);
+        return single;
+      },
+      [&](int32_t i, const Part& single) {
+        const int64_t merged = chain.merged() + i;
+        task.parent[single.v] = task.parent[whole.v] = int32_t(merged);
+        const T n_a = T(int32_t(single.n)), n_b = T(int32_t(whole.n));
+        for (int d = 0; d < 2; ++d) {
+          whole.centroid[d] = merge_centroid(n_a, single.centroid[d], n_b, whole.centroid[d]);
+          whole.box[d] = single.box[d] < whole.box[d] ? single.box[d] : whole.box[d];
+          whole.box[d + 2] = single.box[d + 2] > whole.box[d + 2] ? single.box[d + 2] : whole.box[d + 2];
+        }
+        whole.v = int32_t(merged);
+        whole.n += single.n;
+        whole.boundary += single.boundary;
+        node.count[merged] = int32_t(whole.n);
+        node.boundary[merged] = int32_t(whole.boundary);
+        for (int d = 0; d < 2; ++d) node.centroid[2 * merged + d] = whole.centroid[d];
+        for (int d = 0; d < 4; ++d) node.box[4 * merged + d] = whole.box[d];
+        task.round[merged] = round;
+      });
+  task.parent[whole.v] = -1;
 }
 
 }  // namespace dhvt

@@ -1,8 +1,7 @@
-// A wide round's last steps: chains in their order, the graph between what they become, and the new nodes.
+// A wide round's chains in their order, and the graph between what they become.
 #pragma once
 
 #include "cuda/block.cuh"
-#include "cuda/merge_chain.cuh"
 #include "cuda/merge_link.cuh"
 
 namespace dhvt {
@@ -23,125 +22,162 @@ struct ListedNeighbours {
     const NeighbourList list = lists[v];
     for (uint32_t j = list.begin; j != list.begin + uint32_t(list.size); ++j) {
       const Neighbour neighbour = neighbours[j];
-      body(neighbour.vertex, neighbour.length);
+      if (neighbour.vertex >= 0) body(neighbour.vertex, neighbour.length);
     }
   }
   __device__ int32_t degree(int32_t v) const { return lists[v].size; }
 };
 
-// What one thread does alone: chains of so many members and neighbours at most.
+// What one thread sorts alone: chains of so many members and neighbours at most.
 constexpr int32_t kFewMembers = 32;
-constexpr uint32_t kFewNeighbours = 96;
+constexpr int32_t kFewNeighbours = 96;
 
+// A block's tables of its chains, and memory to sort in.
+struct ContractTables {
+  int32_t scratch[33];
+  int32_t waiting, queue[kThreads];           // chains with many members or neighbours
+  int32_t first[kThreads + 1];                // member of each chain, among all chains' members
+  int32_t begin[kThreads], listed[kThreads];  // of its neighbours, among the block's; how many, -1 for such chains
+  uint32_t base;                              // of the block's neighbours
+  int32_t count;
+};
+constexpr size_t kStagedBytes = 16 << 10;
+constexpr size_t kTablesBytes = (sizeof(ContractTables) + 15) / 16 * 16;
+constexpr size_t kContractBytes = kTablesBytes + kStagedBytes;
+
+// The last of ordered numbers [size <= kThreads] that is not above x; the first one is not.
+__device__ __forceinline__ int last_upto(const int32_t* numbers, int size, int32_t x) {
+  int i = 0;
+  for (int step = kThreads / 2; step > 0; step /= 2)
+    if (i + step < size && numbers[i + step] <= x) i += step;
+  return i;
+}
+
+// sort_block for items of any memory, on keys in shared memory where there is room.
+template <typename Item, typename Key>
+__device__ void sort_staged(Item* items, int32_t size, const Key& key) {
+  using Staged = decltype(key(items[0]));
+  if (size_t(size) * sizeof(Staged) > kStagedBytes) {
+    sort_block(items, size, [&](const Item& a, const Item& b) { return key(a) < key(b); });
+    return;
+  }
+  Staged* const staged = reinterpret_cast<Staged*>(shared_memory<unsigned char>() + kTablesBytes);
+  each(size, [&](int64_t i) { staged[i] = key(items[i]); });
+  __syncthreads();
+  sort_block(staged, size, [](const Staged& a, const Staged& b) { return a < b; });
+  each(size, [&](int64_t i) { items[i] = staged[i].item; });
+  __syncthreads();
+}
+
+struct NeighbourKey {
+  Neighbour item;
+  __device__ bool operator<(const NeighbourKey& other) const { return item.vertex < other.item.vertex; }
+};
+
+// What threads and blocks do for the chains of an image.
 template <typename T, typename Graph>
-struct ChainStep {
+struct Contraction {
+  using Bits = typename WideRound<T>::Bits;
   WideRound<T> round;
   Graph graph;
 
-  // A chain's members.
-  struct Members {
-    int32_t* vertex;
-    int32_t first, size;  // place of the first among all chains' members; number
-    int32_t target;       // the vertex that they become
+  struct Chain {
+    int32_t* member;      // vertices
+    int32_t first, size;  // of the members
+    int32_t target;       // the vertex that they become, which is the last merge's number
 
-    __device__ Members(const WideRound<T>& round, int64_t number)
-        : vertex(round.members + round.begin[number]),
-          first(round.begin[number]),
-          size(round.begin[number + 1] - first),
-          target(first + size - int32_t(number) - 2) {}
+    __device__ Chain(const WideRound<T>& round, int32_t first_, int32_t past, int64_t number)
+        : member(round.members + first_), first(first_), size(past - first_), target(past - int32_t(number) - 2) {}
   };
 
-  // Neighbours that the members have outside, at most: each merge makes an edge an inner one.
-  __device__ uint32_t room(uint32_t degrees, int32_t size) const { return degrees - 2 * uint32_t(size - 1); }
+  __device__ Chain chain(int64_t number) const { return {round, round.begin[number], round.begin[number + 1], number}; }
 
-  // Member i's neighbours: outside(target, length) for each that is no member; the length of the boundary to those that
-  // merged before.
+  // Neighbours that the members have outside, at most: each merge makes an edge an inner one.
+  static __device__ int32_t room(int32_t degrees, int32_t size) { return degrees - 2 * (size - 1); }
+
+  // Sorts the members of a chain that is not too long, by one thread. Returns the room for its neighbours, -1 if it is.
+  __device__ int32_t arrange(const Chain& chain) const {
+    if (chain.size > kFewMembers) return -1;
+    int32_t degrees = 0;
+    for (int32_t i = 0; i < chain.size; ++i) degrees += graph.degree(chain.member[i]);
+    if (degrees > kFewNeighbours) return -1;
+    for (int32_t i = 2; i < chain.size; ++i) {
+      const int32_t vertex = chain.member[i];
+      int32_t to = i;
+      for (; to > 1 && round.earlier(vertex, chain.member[to - 1]); --to) chain.member[to] = chain.member[to - 1];
+      chain.member[to] = vertex;
+    }
+    for (int32_t i = 0; i < chain.size; ++i) round.place[chain.member[i]] = i;
+    return room(degrees, chain.size);
+  }
+
+  // Of member i: outside(target, length) for each neighbour that is no member; writes the length of the boundary to
+  // those that merged before. Only the last merge's node is a vertex of the next round.
   template <typename Outside>
-  __device__ uint32_t split(const Members& members, int32_t i, const Outside& outside) const {
+  __device__ void split(const Chain& chain, int32_t i, const Outside& outside) const {
     uint32_t inner = 0;
-    graph.for_neighbours(members.vertex[i], [&](int32_t v, uint32_t length) {
+    graph.for_neighbours(chain.member[i], [&](int32_t v, uint32_t length) {
       const int32_t target = round.target[v];
-      if (target != members.target)
-        outside(target, length);
+      if (target != chain.target)
+        outside(Neighbour{target, length});
       else if (round.place[v] < i)
         inner += length;
     });
-    return inner;
+    round.inner[chain.first + i] = inner;
+    const int32_t left = chain.size - 1 - i;
+    if (i > 0 && left > 0) round.next_lists[chain.target - left] = {0, 0};
   }
 
-  // Only the last node of a chain is a vertex of the next round.
-  __device__ void list(const Members& members, int32_t merge, NeighbourList last) const {
-    const int32_t left = members.size - 2 - merge;
-    round.next_lists[members.target - left] = left == 0 ? last : NeighbourList{0, 0};
-  }
-
-  // By one thread.
-  __device__ void few(const Members& members, uint32_t begin) const {
-    for (int32_t i = 2; i < members.size; ++i) {
-      const int32_t vertex = members.vertex[i];
-      int32_t to = i;
-      for (; to > 1 && round.earlier(vertex, members.vertex[to - 1]); --to) members.vertex[to] = members.vertex[to - 1];
-      members.vertex[to] = vertex;
-    }
-    for (int32_t i = 0; i < members.size; ++i) round.place[members.vertex[i]] = i;
-    Neighbour* const out = round.next_neighbours + begin;
-    int32_t size = 0;
-    for (int32_t i = 0; i < members.size; ++i) {
-      round.inner[members.first + i] = split(members, i, [&](int32_t target, uint32_t length) {
-        for (int32_t j = size - 1; j >= 0; --j) {
-          if (out[j].vertex != target) continue;
-          out[j].length += length;
-          return;
-        }
-        out[size++] = {target, length};
-      });
-    }
-    for (int32_t merge = 0; merge < members.size - 1; ++merge) list(members, merge, {begin, size});
-  }
-
-  // By a block; scratch [33] in shared memory, and one more.
-  __device__ void many(const Members& members, int32_t* scratch) const {
-    int32_t& count = scratch[33];
-    sort_block(members.vertex + 1, members.size - 1, [&](int32_t a, int32_t b) { return round.earlier(a, b); });
-    uint32_t degrees = 0;
-    each(members.size, [&](int64_t i) {
-      round.place[members.vertex[i]] = int32_t(i);
-      degrees += uint32_t(graph.degree(members.vertex[i]));
+  // A chain of any length, by a block.
+  __device__ void contract(const Chain& chain, ContractTables& tables) const {
+    struct MemberKey {
+      Bits distance;
+      int32_t low, high, item;
+      __device__ bool operator<(const MemberKey& other) const {
+        if (distance != other.distance) return distance < other.distance;
+        return low != other.low ? low < other.low : high < other.high;
+      }
+    };
+    sort_staged(chain.member + 1, chain.size - 1, [&](int32_t v) {
+      const int32_t other = round.neighbour[v];
+      return MemberKey{round.best[v], min(v, other), max(v, other), v};
     });
-    int32_t total;
-    block_prefix(int32_t(degrees), scratch, total);
+    int32_t degrees = 0, total;
+    each(chain.size, [&](int64_t i) {
+      round.place[chain.member[i]] = int32_t(i);
+      degrees += graph.degree(chain.member[i]);
+    });
+    block_prefix(degrees, tables.scratch, total);
     if (threadIdx.x == 0) {
-      scratch[0] = int32_t(atomicAdd(&round.next_state->listed, room(uint32_t(total), members.size)));
-      count = 0;
+      tables.base = atomicAdd(&round.next_state->listed, uint32_t(room(total, chain.size)));
+      tables.count = 0;
     }
     __syncthreads();
-    const uint32_t begin = uint32_t(scratch[0]);
-    Neighbour* const out = round.next_neighbours + begin;
-    each(members.size, [&](int64_t i) {
-      round.inner[members.first + i] = split(members, int32_t(i), [&](int32_t target, uint32_t length) {
-        out[uint32_t(atomicAdd(&count, 1))] = {target, length};
-      });
+    Neighbour* const out = round.next_neighbours + tables.base;
+    each(chain.size, [&](int64_t i) {
+      split(chain, int32_t(i), [&](Neighbour neighbour) { out[atomicAdd(&tables.count, 1)] = neighbour; });
     });
     __syncthreads();
-    const int32_t edges = count, size = sum_parallel(out, edges, scratch);
-    each(members.size - 1, [&](int64_t merge) { list(members, int32_t(merge), {begin, size}); });
+    const int32_t listed = sum_parallel(out, tables.count, tables.scratch);
+    if (threadIdx.x == 0) round.next_lists[chain.target] = {tables.base, listed};
+    __syncthreads();
   }
 
-  // Leaves of each vertex one neighbour with the sum of the lengths; returns how many.
-  __device__ static int32_t sum_parallel(Neighbour* edges, int32_t size, int32_t* scratch) {
-    sort_block(edges, size, [](const Neighbour& a, const Neighbour& b) { return a.vertex < b.vertex; });
+  // Leaves of each vertex one neighbour with the sum of the lengths; returns how many. By a block.
+  static __device__ int32_t sum_parallel(Neighbour* neighbours, int32_t size, int32_t* scratch) {
+    sort_staged(neighbours, size, [](const Neighbour& neighbour) { return NeighbourKey{neighbour}; });
     int32_t kept = 0;
     for (int32_t base = 0; base < size; base += int32_t(blockDim.x)) {
       const int32_t i = base + int32_t(threadIdx.x);
-      const bool first = i < size && (i == 0 || edges[i - 1].vertex != edges[i].vertex);
+      const bool first = i < size && (i == 0 || neighbours[i - 1].vertex != neighbours[i].vertex);
       Neighbour sum{0, 0};
       if (first) {
-        sum = edges[i];
-        for (int32_t j = i + 1; j < size && edges[j].vertex == sum.vertex; ++j) sum.length += edges[j].length;
+        sum = neighbours[i];
+        for (int32_t j = i + 1; j < size && neighbours[j].vertex == sum.vertex; ++j) sum.length += neighbours[j].length;
       }
       int32_t total;
       const int32_t place = kept + block_prefix(first, scratch, total);  // at most i, and all have read
-      if (first) edges[place] = sum;
+      if (first) neighbours[place] = sum;
       kept += total;
       __syncthreads();
     }
@@ -149,93 +185,60 @@ struct ChainStep {
   }
 };
 
-constexpr size_t kContractBytes = (34 + 1 + kThreads) * sizeof(int32_t);
-
-// A thread takes a chain: it sorts the members, finds the length of the boundary that each merge closes, and lists the
-// neighbours of the last one, parallel edges summed. Chains with many members or neighbours are the whole block's, one
-// after the other. Where a list lies depends on the order of the threads; nothing depends on where it lies.
+// A block takes 256 chains: a thread sorts the members of each; a thread per member finds the length of the boundary
+// that its merge closes and appends its neighbours outside to the chain's; of parallel edges among these the first
+// takes the lengths of the others, which are none any more (vertex -1). Chains with many members or neighbours are the
+// whole block's, one after the other. In which order a list is and where it lies depends on that of the threads;
+// nothing depends on it.
 template <typename T, typename Graph>
 __global__ void __launch_bounds__(kThreads) contract_kernel(WideRound<T> first, Graph graph, int64_t batch) {
-  using Step = ChainStep<T, Graph>;
-  int32_t* const scratch = shared_memory<int32_t>();
-  int32_t& waiting = scratch[34];
-  int32_t* const queue = scratch + 35;  // [kThreads]
+  ContractTables& tables = *shared_memory<ContractTables>();
   const int64_t blocks = first.blocks_of_chains(kThreads);
   for (int64_t task = blockIdx.x; task < batch * blocks; task += gridDim.x) {
-    const int64_t b = task / blocks, number = task % blocks * kThreads + threadIdx.x;
-    const Step step{first.of_image(b), graph.of_image(b)};
-    const int32_t chains = step.round.state->chains;
-    if (task % blocks * kThreads >= chains) continue;
-    if (threadIdx.x == 0) waiting = 0;
-    __syncthreads();
-    uint32_t room = 0;
-    bool few = false;
-    if (number < chains) {
-      const typename Step::Members members(step.round, number);
-      uint32_t degrees = 0;
-      few = members.size <= kFewMembers;
-      for (int32_t i = 0; few && i < members.size; ++i) {
-        degrees += uint32_t(step.graph.degree(members.vertex[i]));
-        few = degrees <= kFewNeighbours;
-      }
-      if (few)
-        room = step.room(degrees, members.size);
-      else
-        queue[atomicAdd(&waiting, 1)] = int32_t(number);
-    }
-    const uint32_t upto = uint32_t(warp_scan(int32_t(room))), all = __shfl_sync(kAllLanes, upto, 31);
-    uint32_t at = 0;
-    if (lane() == 0) at = atomicAdd(&step.round.next_state->listed, all);
-    at = __shfl_sync(kAllLanes, at, 0) + upto - room;
-    if (few) step.few(typename Step::Members(step.round, number), at);
-    __syncthreads();
-    for (int32_t i = 0; i < waiting; ++i) {
-      step.many(typename Step::Members(step.round, queue[i]), scratch);
-      __syncthreads();
-    }
-  }
-}
-
-// A chain of a wide round, for merge_chain.cuh.
-template <typename T, bool kLeaves_>
-struct WideChain {
-  static constexpr bool kLeaves = kLeaves_;
-  const WideRound<T>& round;
-  const int32_t* vertex;
-  int32_t first, size;
-  int64_t offset, created;  // node of vertex 0; that the first merge makes
-
-  __device__ int64_t single(int32_t i) const { return offset + vertex[i == 0 ? 0 : i + 1]; }
-  __device__ int64_t other() const { return offset + vertex[1]; }
-  __device__ int64_t merged(int32_t i) const { return created + i; }
-  __device__ uint32_t inner(int32_t i) const { return round.inner[first + i + 1]; }
-  __device__ bool more(int32_t i) const { return i + 2 < size; }
-};
-
-constexpr int kChainsPerBlock = 64;
-
-// A thread takes a chain and one channel, or what is not a channel. Reads and writes 8 C + 36 bytes of each node.
-template <typename T, bool kLeaves>
-__global__ void __launch_bounds__(kThreads) join_kernel(WideRound<T> first, int32_t number_of_round, int64_t batch) {
-  const int64_t blocks = first.blocks_of_chains(kChainsPerBlock);
-  const uint32_t channels = uint32_t(first.task.channels);
-  for (int64_t task = blockIdx.x; task < batch * blocks; task += gridDim.x) {
-    const WideRound<T> round = first.of_image(task / blocks);
-    const WideState state = *round.state;
-    const int64_t begin = task % blocks * kChainsPerBlock;
-    const int64_t chains = min(int64_t(kChainsPerBlock), state.chains - begin);
-    const auto chain = [&](uint32_t i) {
-      const int64_t number = begin + i;
-      const int32_t at = round.begin[number], size = round.begin[number + 1] - at;
-      return WideChain<T, kLeaves>{round, round.members + at, at,
-                                   size,  state.first,        int64_t(state.first) + state.vertices + at - number};
+    const int64_t b = task / blocks, begin = task % blocks * kThreads;
+    const Contraction<T, Graph> contraction{first.of_image(b), graph.of_image(b)};
+    const WideRound<T>& round = contraction.round;
+    const int own = int(threadIdx.x), chains = int(min(int64_t(kThreads), round.state->chains - begin));
+    if (chains <= 0) continue;
+    const auto chain = [&](int k) {
+      return typename Contraction<T, Graph>::Chain(round, tables.first[k], tables.first[k + 1], begin + k);
     };
-    each(chains * (channels + 1), [&](int64_t i) {
-      if (i < chains * channels)
-        join_channel(round.task, chain(uint32_t(i) / channels), uint32_t(i) % channels);
-      else
-        join_rest(round.task, chain(uint32_t(i - chains * channels)), number_of_round);
+    each(chains + 1, [&](int64_t k) { tables.first[k] = round.begin[begin + k]; });
+    if (own == 0) tables.waiting = 0;
+    __syncthreads();
+    const int32_t room = own < chains ? contraction.arrange(chain(own)) : 0;
+    if (room < 0) tables.queue[atomicAdd(&tables.waiting, 1)] = own;
+    int32_t total;
+    tables.begin[own] = block_prefix(max(room, 0), tables.scratch, total);
+    tables.listed[own] = room < 0 ? -1 : 0;
+    if (own == 0) tables.base = atomicAdd(&round.next_state->listed, uint32_t(total));
+    __syncthreads();
+    Neighbour* const out = round.next_neighbours + tables.base;
+    const int32_t members = tables.first[chains] - tables.first[0];
+    each(members, [&](int64_t i) {
+      const int32_t place = tables.first[0] + int32_t(i);
+      const int k = last_upto(tables.first, chains, place);
+      if (tables.listed[k] < 0) return;
+      contraction.split(chain(k), place - tables.first[k], [&](Neighbour neighbour) {
+        out[tables.begin[k] + atomicAdd(&tables.listed[k], 1)] = neighbour;
+      });
     });
+    __syncthreads();
+    each(total, [&](int64_t i) {
+      const int k = last_upto(tables.begin, kThreads, int32_t(i));
+      if (i >= tables.begin[k] + tables.listed[k]) return;
+      const int32_t vertex = out[i].vertex;
+      int32_t same = tables.begin[k];
+      while (out[same].vertex != vertex) ++same;
+      if (same == i) return;
+      atomicAdd(&out[same].length, out[i].length);
+      out[i] = {-1, 0};
+    });
+    if (room >= 0 && own < chains)
+      round.next_lists[chain(own).target] = {tables.base + uint32_t(tables.begin[own]), tables.listed[own]};
+    __syncthreads();
+    for (int32_t i = 0; i < tables.waiting; ++i)
+      contraction.contract(contraction.chain(begin + tables.queue[i]), tables);
   }
 }
 

@@ -119,13 +119,16 @@ __global__ void __launch_bounds__(kThreads) pick_pixels_kernel(WideRound<T> firs
     T squares[kPairsPerThread] = {};
     for (int64_t c0 = 0; c0 < channels; c0 += kGridChannels) {
       const int here = int(min(channels - c0, int64_t(kGridChannels)));
-      each(here * kRing, [&](int64_t i) {
-        const int cell = int(i) % kRing, c = int(i) / kRing;
+      for (int cell = int(threadIdx.x); cell < kRing; cell += kThreads) {
         const int64_t y = y0 - 1 + cell / kRingColumns, x = x0 - 1 + cell % kRingColumns;
         const bool exists = y >= 0 && y < grid.height && x >= 0 && x < grid.width;
-        values[i] =
-            exists ? grid.features.load(grid.features.at(b, y, x) + (c0 + c) * grid.features.channel_stride) : T(0);
-      });
+        const int64_t at = grid.features.at(b, y, x) + c0 * grid.features.channel_stride;
+        grid.features.visit([&](const auto* from) {
+#pragma unroll
+          for (int c = 0; c < kGridChannels; ++c)
+            if (c < here) values[c * kRing + cell] = exists ? T(from[at + c * grid.features.channel_stride]) : T(0);
+        });
+      }
       __syncthreads();
 #pragma unroll
       for (int k = 0; k < kPairsPerThread; ++k) {
@@ -137,14 +140,17 @@ __global__ void __launch_bounds__(kThreads) pick_pixels_kernel(WideRound<T> firs
           squares[k] += delta * delta;
         }
       }
-      each(here * kThreads, [&](int64_t i) {
-        const int c = int(i) % here, row = int(i) / here / kGridColumns, column = int(i) / here % kGridColumns;
+      // Neighbouring threads take neighbouring channels, then neighbouring columns; as many rows at a time as there are
+      // threads for.
+      const int items = here * kGridColumns, rows = kThreads / items, own = int(threadIdx.x);
+      const int c = own % here, column = own % items / here;
+      for (int row = own / items; own < rows * items && row < kGridRows; row += rows) {
         const int64_t y = y0 + row, x = x0 + column;
-        if (y >= grid.height || x >= grid.width) return;
+        if (y >= grid.height || x >= grid.width) break;
         const int64_t out = (y * grid.width + x) * channels + c0 + c;
         node.mean[out] = image.inside(y, x) ? values[c * kRing + (row + 1) * kRingColumns + column + 1] : T(0);
         node.m2[out] = T(0);
-      });
+      }
       __syncthreads();
     }
 #pragma unroll

@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(kThreads) pick_vertices_kernel(WideRound<T> fi
       const int64_t a = offset + u;
       for (int32_t j = start; j < list.size; j += step) {
         const Neighbour neighbour = round.neighbours[list.begin + uint32_t(j)];
+        if (neighbour.vertex < 0) continue;
         const int64_t v = offset + neighbour.vertex;
         const T square = squared_distance(node.mean + a * task.channels, node.mean + v * task.channels, task.channels);
         const T distance =

@@ -2,6 +2,7 @@
 #include "any_image.h"
 #include "cuda/merge_contract.cuh"
 #include "cuda/merge_grid.cuh"
+#include "cuda/merge_join.cuh"
 #include "cuda/merge_launch.cuh"
 #include "merge_pixels_host.h"
 
@@ -19,7 +20,7 @@ struct ContractedGraph {
   __device__ ContractedGraph of_image(int64_t b) const { return {state + b, listed.of_image(b), rounds}; }
 };
 
-// The wide rounds of a batch: how many there are follows from the shape, three in four vertices merging in two rounds.
+// The wide rounds of a batch: how many there are follows from the shape alone.
 template <typename T>
 class WideRounds {
  public:
@@ -65,7 +66,7 @@ class WideRounds {
   }
 
  private:
-  static constexpr double kReduction = 2.5;  // of the vertices by a round, as a rule
+  static constexpr double kReduction = 3;  // of the vertices by a round, as a rule
 
   Round layout(Arena& arena) const {
     const int64_t leaves = task_.leaves, pixels = batch_ * leaves;

@@ -41,19 +41,22 @@ struct RegionLeaves {
   }
 };
 
-// A chain of picks, from one of them on.
+// A chain of picks.
 template <typename T>
 struct PickChain {
   static constexpr bool kLeaves = false;
+  static constexpr int kAhead = 2;
   const MergeTables<T>& t;
-  int32_t pick;
+  int32_t pick, merges;
   int64_t first, created;  // node of vertex 0; that of pick 0
+
+  __device__ PickChain(const MergeTables<T>& tables, int32_t pick_, int64_t first_, int64_t created_)
+      : t(tables), pick(pick_), merges(t.other[t.root[t.owner[pick]]] - pick + 1), first(first_), created(created_) {}
 
   __device__ int64_t single(int32_t i) const { return first + t.owner[pick + i]; }
   __device__ int64_t other() const { return first + t.neighbour[t.owner[pick]]; }
-  __device__ int64_t merged(int32_t i) const { return created + pick + i; }
+  __device__ int64_t merged() const { return created + pick; }
   __device__ uint32_t inner(int32_t i) const { return t.inner[pick + i]; }
-  __device__ bool more(int32_t i) const { return t.more[pick + i]; }
 };
 
 template <typename T, typename Leaves>
@@ -269,7 +272,6 @@ class MergeRounds {
         if (of_high) t.added[high] = int32_t(p);
         first = p == 0 || t.picks[p - 1].root != root;
         const bool last = p + 1 == picks || t.picks[p + 1].root != root;
-        t.more[p] = !last;
         if (last) t.other[root] = int32_t(p);
       }
       const int32_t place = append(&counters_.chains, first);
@@ -303,7 +305,7 @@ class MergeRounds {
     take_next_edges();
     const int64_t items = task_.channels + 1;
     each(counters_.chains * items, [&](int64_t i) {
-      const PickChain<T> chain{t, t.chains[i / items], first_, int64_t(first_) + vertices_};
+      const PickChain<T> chain(t, t.chains[i / items], first_, int64_t(first_) + vertices_);
       const int64_t c = i % items;
       if (c < task_.channels)
         join_channel(task_, chain, c);

@@ -53,7 +53,7 @@ struct MergeMemory {
         distances(arena.take_global<Bits>(num_edges)) {}
 };
 
-// Scratch of a round with n vertices and so many edges. 33 bytes per vertex and the larger of picks and hash table.
+// Scratch of a round with n vertices and so many edges. 32 bytes per vertex and the larger of picks and hash table.
 template <typename T>
 struct MergeTables {
   using Bits = typename MergeMemory<T>::Bits;
@@ -67,7 +67,6 @@ struct MergeTables {
   int32_t* added;         // [n] the pick that added the vertex
   int32_t* owner;         // [picks] the single vertex that a pick adds
   uint32_t* inner;        // [picks] length of the boundary that the merge makes an inner one, modulo 2^32
-  bool* more;             // [picks] whether the next pick is of the same chain
   int32_t* chains;        // [n / 2] the first pick of each component
 
   DHVT_HD MergeTables(Arena arena, int64_t n, int64_t edges) {
@@ -80,7 +79,6 @@ struct MergeTables {
     added = arena.take<int32_t>(n);
     owner = arena.take<int32_t>(n);
     inner = arena.take<uint32_t>(n);
-    more = arena.take<bool>(n);
     chains = arena.take<int32_t>(n / 2 + 1);
     global_bytes = arena.global_bytes();
   }

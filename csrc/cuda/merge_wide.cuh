@@ -15,7 +15,7 @@ namespace dhvt {
 #ifdef __CUDACC__
 constexpr int64_t kFewVertices = 2048;
 #else
-constexpr int64_t kFewVertices = 24;
+constexpr int64_t kFewVertices = 64;
 #endif
 
 // An edge as one of its ends sees it.
@@ -24,7 +24,7 @@ struct alignas(8) Neighbour {
   uint32_t length;
 };
 
-// Where the neighbours of a vertex are listed, each once.
+// Where the neighbours of a vertex are listed, each once; -1 is none.
 struct alignas(8) NeighbourList {
   uint32_t begin;
   int32_t size;
