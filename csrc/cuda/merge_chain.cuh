@@ -2,9 +2,10 @@
 //
 // A chain tells of its `merges`: single(i), the node that merge i adds; inner(i), the length of the boundary that it
 // makes an inner one. other() is the node that the first one adds to, and merged() + i the node that merge i makes.
-// kLeaves: what merges are leaves. kAhead: so many merges' nodes are read at a time.
+// kLeaves: what merges are leaves, of which leaf(v) knows the shape. kAhead: so many merges' nodes are read at a time.
 #pragma once
 
+#include "cuda/vector.cuh"
 #include "merge_tree.h"
 #include "segment_moments.h"
 
@@ -23,6 +24,30 @@ __device__ __forceinline__ void for_merges(int32_t merges, const Load& load, con
       if (base + k < merges) body(base + k, ahead[k]);
   }
 }
+
+// What is known of a node besides its features.
+template <typename T>
+struct NodeShape {
+  int32_t v;
+  uint32_t n, boundary;
+  T centroid[2];
+  int32_t box[4];
+
+  static __device__ NodeShape load(const Regions<T, int32_t>& node, int64_t v) {
+    NodeShape out{int32_t(v), uint32_t(node.count[v]), uint32_t(node.boundary[v]), {}, {}};
+    const auto centroid = load_vector<2>(node.centroid + 2 * v);
+    const auto box = load_vector<4>(node.box + 4 * v);
+    for (int d = 0; d < 2; ++d) out.centroid[d] = centroid.part[d];
+    for (int d = 0; d < 4; ++d) out.box[d] = box.part[d];
+    return out;
+  }
+  __device__ void store(const Regions<T, int32_t>& node) const {
+    node.count[v] = int32_t(n);
+    node.boundary[v] = int32_t(boundary);
+    store_vector(node.centroid + 2 * int64_t(v), centroid);
+    store_vector(node.box + 4 * int64_t(v), box);
+  }
+};
 
 // Mean and m2 for one channel.
 template <typename T, typename Chain>
@@ -58,27 +83,21 @@ __device__ void join_channel(const MergeTask<T>& task, const Chain& chain, int64
 template <typename T, typename Chain>
 __device__ void join_rest(const MergeTask<T>& task, const Chain& chain, int32_t round) {
   const auto& node = task.node;
-  struct Part {
-    int32_t v;
-    uint32_t n, boundary;
-    T centroid[2];
-    int32_t box[4];
-  };
   const auto part = [&](int64_t v) {
-    Part out{int32_t(v), uint32_t(node.count[v]), uint32_t(node.boundary[v]), {}, {}};
-    for (int d = 0; d < 2; ++d) out.centroid[d] = node.centroid[2 * v + d];
-    for (int d = 0; d < 4; ++d) out.box[d] = node.box[4 * v + d];
-    return out;
+    if constexpr (Chain::kLeaves)
+      return chain.leaf(v);
+    else
+      return NodeShape<T>::load(node, v);
   };
-  Part whole = part(chain.other());
+  NodeShape<T> whole = part(chain.other());
   for_merges<(Chain::kAhead + 3) / 4>(
       chain.merges,
       [&](int32_t i) {
-        Part single = part(chain.single(i));
+        NodeShape<T> single = part(chain.single(i));
         single.boundary -= 2 * chain.inner(i);
         return single;
       },
-      [&](int32_t i, const Part& single) {
+      [&](int32_t i, const NodeShape<T>& single) {
         const int64_t merged = chain.merged() + i;
         task.parent[single.v] = task.parent[whole.v] = int32_t(merged);
         const T n_a = T(int32_t(single.n)), n_b = T(int32_t(whole.n));
@@ -90,10 +109,7 @@ __device__ void join_rest(const MergeTask<T>& task, const Chain& chain, int32_t 
         whole.v = int32_t(merged);
         whole.n += single.n;
         whole.boundary += single.boundary;
-        node.count[merged] = int32_t(whole.n);
-        node.boundary[merged] = int32_t(whole.boundary);
-        for (int d = 0; d < 2; ++d) node.centroid[2 * merged + d] = whole.centroid[d];
-        for (int d = 0; d < 4; ++d) node.box[4 * merged + d] = whole.box[d];
+        whole.store(node);
         task.round[merged] = round;
       });
   task.parent[whole.v] = -1;

@@ -15,7 +15,7 @@ struct ListedNeighbours {
   int64_t leaves;
 
   __device__ ListedNeighbours of_image(int64_t b) const {
-    return {lists + b * leaves, neighbours + b * WideRound<T>::most_neighbours(leaves), leaves};
+    return {lists + b * (leaves / 2), neighbours + b * WideRound<T>::most_neighbours(leaves), leaves};
   }
   template <typename Body>
   __device__ void for_neighbours(int32_t v, const Body& body) const {
@@ -84,10 +84,10 @@ struct Contraction {
   struct Chain {
     int32_t* member;      // vertices
     int32_t first, size;  // of the members
-    int32_t target;       // the vertex that they become, which is the last merge's number
+    int32_t number;
 
-    __device__ Chain(const WideRound<T>& round, int32_t first_, int32_t past, int64_t number)
-        : member(round.members + first_), first(first_), size(past - first_), target(past - int32_t(number) - 2) {}
+    __device__ Chain(const WideRound<T>& round, int32_t first_, int32_t past, int64_t number_)
+        : member(round.members + first_), first(first_), size(past - first_), number(int32_t(number_)) {}
   };
 
   __device__ Chain chain(int64_t number) const { return {round, round.begin[number], round.begin[number + 1], number}; }
@@ -111,21 +111,19 @@ struct Contraction {
     return room(degrees, chain.size);
   }
 
-  // Of member i: outside(target, length) for each neighbour that is no member; writes the length of the boundary to
-  // those that merged before. Only the last merge's node is a vertex of the next round.
+  // Of member i: outside(chain, length) for each neighbour that is no member; writes the length of the boundary to
+  // those that merged before.
   template <typename Outside>
   __device__ void split(const Chain& chain, int32_t i, const Outside& outside) const {
     uint32_t inner = 0;
     graph.for_neighbours(chain.member[i], [&](int32_t v, uint32_t length) {
       const int32_t target = round.target[v];
-      if (target != chain.target)
+      if (target != chain.number)
         outside(Neighbour{target, length});
       else if (round.place[v] < i)
         inner += length;
     });
     round.inner[chain.first + i] = inner;
-    const int32_t left = chain.size - 1 - i;
-    if (i > 0 && left > 0) round.next_lists[chain.target - left] = {0, 0};
   }
 
   // A chain of any length, by a block.
@@ -159,7 +157,7 @@ struct Contraction {
     });
     __syncthreads();
     const int32_t listed = sum_parallel(out, tables.count, tables.scratch);
-    if (threadIdx.x == 0) round.next_lists[chain.target] = {tables.base, listed};
+    if (threadIdx.x == 0) round.next_lists[chain.number] = {tables.base, listed};
     __syncthreads();
   }
 
@@ -235,10 +233,11 @@ __global__ void __launch_bounds__(kThreads) contract_kernel(WideRound<T> first, 
       out[i] = {-1, 0};
     });
     if (room >= 0 && own < chains)
-      round.next_lists[chain(own).target] = {tables.base + uint32_t(tables.begin[own]), tables.listed[own]};
+      round.next_lists[begin + own] = {tables.base + uint32_t(tables.begin[own]), tables.listed[own]};
     __syncthreads();
-    for (int32_t i = 0; i < tables.waiting; ++i)
-      contraction.contract(contraction.chain(begin + tables.queue[i]), tables);
+    const int32_t waiting = tables.waiting;
+    for (int32_t i = 0; i < waiting; ++i) contraction.contract(contraction.chain(begin + tables.queue[i]), tables);
+    __syncthreads();
   }
 }
 

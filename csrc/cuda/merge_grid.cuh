@@ -2,6 +2,7 @@
 #pragma once
 
 #include "any_image.h"
+#include "cuda/merge_chain.cuh"
 #include "cuda/merge_wide.cuh"
 
 namespace dhvt {
@@ -44,6 +45,11 @@ struct PixelGrid {
     if (inside(y, x + 1)) body(v + 1, 1u);
     if (inside(y + 1, x)) body(v + width, 1u);
   }
+  template <typename Real>
+  __device__ NodeShape<Real> leaf(int32_t v) const {
+    const int32_t y = v / width, x = v % width;
+    return {v, 1, uint32_t(degree(v)), {Real(y), Real(x)}, {y, x, y, x}};
+  }
   __device__ int32_t degree(int32_t v) const {
     int32_t count = 0;
     for_neighbours(v, [&](int32_t, uint32_t) { ++count; });
@@ -73,16 +79,12 @@ __device__ __forceinline__ PairCells pair_cells(int pair) {
 template <typename T>
 __device__ __forceinline__ void pick_pixel(const WideRound<T>& round, const PixelGrid<T>& image, int32_t y, int32_t x,
                                            const typename WideRound<T>::Bits* distances) {
-  const auto& node = round.task.node;
   const int32_t v = y * image.width + x, row = y % kGridRows, column = x % kGridColumns;
   const bool used = image.inside(y, x);
   round.task.parent[v] = -1;
   round.task.round[v] = used ? 0 : -1;
-  node.count[v] = used;
-  node.boundary[v] = used ? image.degree(v) : 0;
-  const int32_t place[2] = {y, x};
-  for (int d = 0; d < 2; ++d) node.centroid[2 * int64_t(v) + d] = used ? T(place[d]) : T(0);
-  for (int d = 0; d < 4; ++d) node.box[4 * int64_t(v) + d] = used ? place[d % 2] : -(d / 2);
+  const NodeShape<T> unused{v, 0, 0, {T(0), T(0)}, {0, 0, -1, -1}};
+  (used ? image.template leaf<T>(v) : unused).store(round.task.node);
 
   auto best = ~typename WideRound<T>::Bits(0);
   int32_t neighbour = kNoVertex;
@@ -115,7 +117,8 @@ __global__ void __launch_bounds__(kThreads) pick_pixels_kernel(WideRound<T> firs
     const WideRound<T> round = first.of_image(b);
     const PixelGrid<T> image = grid.of_image(b);
     const auto& node = round.task.node;
-    if (y0 == 0 && x0 == 0 && threadIdx.x == 0) *round.state = {0, int32_t(round.task.leaves), 0, 0};
+    if (y0 == 0 && x0 == 0 && threadIdx.x == 0)
+      *round.state = {int32_t(round.task.leaves), 0, int32_t(round.task.leaves), 0};
     T squares[kPairsPerThread] = {};
     for (int64_t c0 = 0; c0 < channels; c0 += kGridChannels) {
       const int here = int(min(channels - c0, int64_t(kGridChannels)));

@@ -3,6 +3,7 @@
 
 #include "cuda/merge_wide.cuh"
 #include "cuda/scan.cuh"
+#include "cuda/vector.cuh"
 
 namespace dhvt {
 
@@ -20,9 +21,6 @@ __device__ void for_tiles(const WideRound<T>& first, int64_t batch, const Body& 
 template <typename T>
 __device__ T squared_distance(const T* mean_u, const T* mean_v, int64_t channels) {
   constexpr int kParts = 16 / sizeof(T);
-  struct alignas(16) Piece {
-    T part[kParts];
-  };
   T sum = 0;
   const auto add = [&](T u, T v) {
     const T delta = u - v;
@@ -30,7 +28,7 @@ __device__ T squared_distance(const T* mean_u, const T* mean_v, int64_t channels
   };
   if (channels % kParts == 0) {
     for (int64_t c = 0; c < channels; c += kParts) {
-      const Piece u = *reinterpret_cast<const Piece*>(mean_u + c), v = *reinterpret_cast<const Piece*>(mean_v + c);
+      const auto u = load_vector<kParts>(mean_u + c), v = load_vector<kParts>(mean_v + c);
       for (int k = 0; k < kParts; ++k) add(u.part[k], v.part[k]);
     }
   } else {
@@ -56,14 +54,13 @@ __global__ void __launch_bounds__(kThreads) pick_vertices_kernel(WideRound<T> fi
   for_tiles(first, batch, [&](const WideRound<T>& round, int64_t, int64_t begin, int64_t end) {
     const auto& task = round.task;
     const auto& node = task.node;
-    const int64_t offset = round.state->first;
     const auto best_of = [&](int64_t u, const NeighbourList& list, int32_t start, int32_t step) {
       Pick<T> best{~typename WideRound<T>::Bits(0), kNoVertex};
-      const int64_t a = offset + u;
+      const int64_t a = round.nodes[u];
       for (int32_t j = start; j < list.size; j += step) {
         const Neighbour neighbour = round.neighbours[list.begin + uint32_t(j)];
         if (neighbour.vertex < 0) continue;
-        const int64_t v = offset + neighbour.vertex;
+        const int64_t v = round.nodes[neighbour.vertex];
         const T square = squared_distance(node.mean + a * task.channels, node.mean + v * task.channels, task.channels);
         const T distance =
             merge_distance_of_square<T>(task.kind, task.compactness, square, T(node.count[a]), T(node.count[v]),
@@ -159,10 +156,10 @@ __global__ void __launch_bounds__(kThreads) number_chains_kernel(WideRound<T> fi
     block_prefix(before.members, scratch, base.members);
     block_prefix(all.chains, scratch, total.chains);
     block_prefix(all.members, scratch, total.members);
+    const WideState state = *round.state;
     if (tile == 0 && threadIdx.x == 0) {
-      const WideState state = *round.state;
       round.state->chains = total.chains;
-      *round.next_state = {state.first + state.vertices, total.members - total.chains, 0, 0};
+      *round.next_state = {total.chains, 0, state.created + total.members - total.chains, 0};
       round.begin[total.chains] = total.members;
     }
     for (int64_t start = begin; start < end; start += kThreads) {
@@ -175,20 +172,21 @@ __global__ void __launch_bounds__(kThreads) number_chains_kernel(WideRound<T> fi
       if (members == 0) continue;
       round.begin[number] = place;
       round.chain[u] = number;
+      round.next_nodes[number] = state.created + place - number + members - 2;
     }
   });
 }
 
-// The members of each chain one beside the other, and the vertex that each of them becomes.
+// The members of each chain one beside the other, and for each vertex its chain.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) gather_members_kernel(WideRound<T> first, int64_t batch) {
   for_tiles(first, batch, [&](const WideRound<T>& round, int64_t, int64_t begin, int64_t end) {
     for (int64_t u = begin + threadIdx.x; u < end; u += kThreads) {
       const int32_t root = round.root[u];
       if (root < 0) continue;
-      const int32_t number = round.chain[root], past = round.begin[number + 1];
+      const int32_t number = round.chain[root];
       round.members[round.begin[number] + round.place[u]] = int32_t(u);
-      round.target[u] = past - number - 2;
+      round.target[u] = number;
     }
   });
 }

@@ -14,10 +14,13 @@ template <typename T>
 struct ContractedGraph {
   static constexpr bool kContracted = true;
   const WideState* state;
+  const int32_t* nodes;  // of the vertices
   ListedNeighbours<T> listed;
   int64_t rounds;
 
-  __device__ ContractedGraph of_image(int64_t b) const { return {state + b, listed.of_image(b), rounds}; }
+  __device__ ContractedGraph of_image(int64_t b) const {
+    return {state + b, nodes + b * (listed.leaves / 2), listed.of_image(b), rounds};
+  }
 };
 
 // The wide rounds of a batch: how many there are follows from the shape alone.
@@ -36,12 +39,8 @@ class WideRounds {
 
   int64_t rounds() const { return rounds_; }
 
-  // Of the graph that they leave: every round halves the vertices at least, and counts picks as vertices; the graph is
-  // planar.
-  MergeSizes left() const {
-    return {rounds_ == 0 ? task_.leaves : task_.leaves >> (rounds_ - 1),
-            rounds_ == 0 ? 0 : 3 * (task_.leaves >> rounds_)};
-  }
+  // Of the graph that they leave: every round halves the vertices at least; it is planar.
+  MergeSizes left() const { return {task_.leaves >> rounds_, rounds_ == 0 ? 0 : 3 * (task_.leaves >> rounds_)}; }
 
   size_t bytes() const {
     Arena arena(nullptr, 0, nullptr);
@@ -53,12 +52,13 @@ class WideRounds {
   Round round(unsigned char* workspace, int64_t r) const {
     Arena arena(nullptr, 0, workspace);
     Round round = layout(arena);
-    const int64_t vertices = r == 0 ? task_.leaves : task_.leaves >> (r - 1);  // of an image, at most
+    const int64_t vertices = task_.leaves >> r;  // of an image, at most
     round.tiles = (vertices + round.tile - 1) / round.tile;
     round.most_chains = task_.leaves >> (r + 1);
     round.state += r * batch_;
     round.next_state += r * batch_;
     if (r % 2) {
+      std::swap(round.nodes, round.next_nodes);
       std::swap(round.lists, round.next_lists);
       std::swap(round.neighbours, round.next_neighbours);
     }
@@ -85,8 +85,11 @@ class WideRounds {
     round.size = arena.take_global<int32_t>(pixels);
     round.begin = arena.take_global<int32_t>(batch_ * (leaves / 2 + 2));
     round.totals = arena.take_global<TileTotal>(batch_ * ((leaves + round.tile - 1) / round.tile));
-    round.lists = arena.take_global<NeighbourList>(pixels);
-    round.next_lists = arena.take_global<NeighbourList>(pixels);
+    const int64_t chains = batch_ * (leaves / 2);
+    round.nodes = arena.take_global<int32_t>(chains);
+    round.next_nodes = arena.take_global<int32_t>(chains);
+    round.lists = arena.take_global<NeighbourList>(chains);
+    round.next_lists = arena.take_global<NeighbourList>(chains);
     round.neighbours = arena.take_global<Neighbour>(Round::most_neighbours(pixels));
     round.next_neighbours = arena.take_global<Neighbour>(Round::most_neighbours(pixels));
     return round;
@@ -106,7 +109,7 @@ void finish_round(const Launcher& launch, const WideRound<T>& round, const Graph
   launch(gather_members_kernel<T>, tiles, threads, 0, round, batch);
   launch(contract_kernel<T, Graph>, blocks_for(batch * round.blocks_of_chains(kThreads)), threads, kContractBytes,
          round, graph, batch);
-  launch(join_kernel<T, Graph::kLeaves>, blocks_for(batch * round.blocks_of_chains(kChainsPerBlock)), threads, 0, round,
+  launch(join_kernel<T, Graph>, blocks_for(batch * round.blocks_of_chains(kChainsPerBlock)), threads, 0, round, graph,
          int32_t(r + 1), batch);
 }
 
@@ -138,7 +141,7 @@ MergedTree merge_pixels(const Tensor& features, const std::optional<Tensor>& mas
         }
         const WideRound<T> rest = wide.round(workspace, wide.rounds());
         const ListedNeighbours<T> listed{rest.lists, rest.neighbours, task.leaves};
-        merge_batch(launch, task, ContractedGraph<T>{rest.state, listed, wide.rounds()}, left, batch,
+        merge_batch(launch, task, ContractedGraph<T>{rest.state, rest.nodes, listed, wide.rounds()}, left, batch,
                     workspace + wide_bytes);
       });
 }

@@ -41,21 +41,29 @@ struct RegionLeaves {
   }
 };
 
+// The nodes of a round's vertices: `first` and their number, or what a list says; and the node of the first pick.
+struct VertexNodes {
+  const int32_t* list;
+  int32_t first, created;
+
+  __device__ int32_t of(int32_t vertex) const { return list != nullptr ? list[vertex] : first + vertex; }
+};
+
 // A chain of picks.
 template <typename T>
 struct PickChain {
   static constexpr bool kLeaves = false;
   static constexpr int kAhead = 2;
   const MergeTables<T>& t;
+  VertexNodes nodes;
   int32_t pick, merges;
-  int64_t first, created;  // node of vertex 0; that of pick 0
 
-  __device__ PickChain(const MergeTables<T>& tables, int32_t pick_, int64_t first_, int64_t created_)
-      : t(tables), pick(pick_), merges(t.other[t.root[t.owner[pick]]] - pick + 1), first(first_), created(created_) {}
+  __device__ PickChain(const MergeTables<T>& tables, const VertexNodes& nodes_, int32_t pick_)
+      : t(tables), nodes(nodes_), pick(pick_), merges(t.other[t.root[t.owner[pick]]] - pick + 1) {}
 
-  __device__ int64_t single(int32_t i) const { return first + t.owner[pick + i]; }
-  __device__ int64_t other() const { return first + t.neighbour[t.owner[pick]]; }
-  __device__ int64_t merged() const { return created + pick; }
+  __device__ int64_t single(int32_t i) const { return nodes.of(t.owner[pick + i]); }
+  __device__ int64_t other() const { return nodes.of(t.neighbour[t.owner[pick]]); }
+  __device__ int64_t merged() const { return nodes.created + pick; }
   __device__ uint32_t inner(int32_t i) const { return t.inner[pick + i]; }
 };
 
@@ -73,11 +81,12 @@ class MergeRounds {
     if (threadIdx.x == 0) counters_.edges = 0;
     __syncthreads();
     if constexpr (Leaves::kContracted) {
-      first_ = leaves_.state->first;
+      nodes_ = {leaves_.nodes, 0, leaves_.state->created};
       vertices_ = leaves_.state->vertices;
       round += leaves_.rounds;
       list_edges();
     } else {
+      nodes_ = {nullptr, 0, int32_t(task_.leaves)};
       vertices_ = int32_t(task_.leaves);
       copy_leaves();
       start();
@@ -116,7 +125,7 @@ class MergeRounds {
 
   __device__ void clear_unused() const {
     const auto& node = task_.node;
-    const int64_t begin = first_ + vertices_, size = task_.nodes - begin;
+    const int64_t begin = nodes_.created, size = task_.nodes - begin;
     each(size * task_.channels, [&](int64_t i) {
       node.mean[begin * task_.channels + i] = T(0);
       node.m2[begin * task_.channels + i] = T(0);
@@ -217,7 +226,7 @@ class MergeRounds {
     each(edges_, [&](int64_t e) {
       const int32_t u = edges[e].u, v = edges[e].v;
       if (u < 0) return;
-      const Bits distance = ordered_bits(task_.distance(first_ + u, first_ + v, int64_t(edges[e].length)));
+      const Bits distance = ordered_bits(task_.distance(nodes_.of(u), nodes_.of(v), int64_t(edges[e].length)));
       memory_.distances[e] = distance;
       atomicMin(&t.best[u], distance);
       atomicMin(&t.best[v], distance);
@@ -305,7 +314,7 @@ class MergeRounds {
     take_next_edges();
     const int64_t items = task_.channels + 1;
     each(counters_.chains * items, [&](int64_t i) {
-      const PickChain<T> chain(t, t.chains[i / items], first_, int64_t(first_) + vertices_);
+      const PickChain<T> chain(t, nodes_, t.chains[i / items]);
       const int64_t c = i % items;
       if (c < task_.channels)
         join_channel(task_, chain, c);
@@ -313,7 +322,7 @@ class MergeRounds {
         join_rest(task_, chain, round);
     });
     sum_parallel_edges(t, before);
-    first_ += vertices_;
+    nodes_ = {nullptr, nodes_.created, nodes_.created + picks};
     vertices_ = picks;
     __syncthreads();
   }
@@ -323,7 +332,8 @@ class MergeRounds {
   MergeMemory<T> memory_;
   Arena scratch_;
   MergeCounters& counters_;
-  int32_t first_ = 0, vertices_ = 0, edges_ = 0;  // node of vertex 0; of the round's graph
+  VertexNodes nodes_{};
+  int32_t vertices_ = 0, edges_ = 0;  // of the round's graph
 };
 
 }  // namespace dhvt

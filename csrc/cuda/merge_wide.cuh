@@ -1,8 +1,8 @@
 // Rounds of merging by many blocks per image, while images have many vertices: what they keep in memory.
 //
-// Vertices are numbered as in merge_round.cuh: those of a round are the nodes `first` and its number. What picks of a
-// vertex connect is a chain: the lower end of its closest pair, which is the chain's root, the higher end, and then
-// what each further merge adds.
+// Vertices are numbered in the order of their nodes; the pixels are those of the first round. What picks connect is a
+// chain, and a vertex of the next round: the lower end of its closest pair, which is the chain's root, the higher end,
+// and then what each further merge adds.
 #pragma once
 
 #include "cuda/arena.cuh"
@@ -31,8 +31,9 @@ struct alignas(8) NeighbourList {
 };
 
 struct alignas(16) WideState {
-  int32_t first, vertices, chains;
-  uint32_t listed;  // neighbours of the next round
+  int32_t vertices, chains;
+  int32_t created;  // the node that the round makes first
+  uint32_t listed;  // neighbours of its vertices
 };
 
 // What a tile of vertices holds.
@@ -40,8 +41,8 @@ struct alignas(8) TileTotal {
   int32_t chains, members;
 };
 
-// One round. Pointers are those of the first image; arrays of a vertex each have one place per leaf in every round. Two
-// names of one array are one after the other what it holds.
+// One round. Pointers are those of the first image; arrays of a vertex each have one place per leaf, or
+// one for two where they are of later rounds. Two names of one array are one after the other what it holds.
 template <typename T>
 struct WideRound {
   using Bits = decltype(ordered_bits(T()));
@@ -56,7 +57,7 @@ struct WideRound {
   };
   union {
     int32_t* root;    // -1 for a vertex without neighbours
-    int32_t* target;  // the vertex of the next round
+    int32_t* target;  // the chain
   };
   int32_t* place;  // in the chain: before sorting, then after it
   union {
@@ -64,8 +65,9 @@ struct WideRound {
     int32_t* chain;   // of a root: number of the chain
     uint32_t* inner;  // of a member: length of the boundary that the merge which adds it makes an inner one
   };
-  int32_t* begin;     // of a chain: its first member
-  TileTotal* totals;  // [tiles]
+  int32_t* begin;               // of a chain: its first member
+  int32_t *nodes, *next_nodes;  // of a vertex; not for the pixels
+  TileTotal* totals;            // [tiles]
   NeighbourList *lists, *next_lists;
   Neighbour *neighbours, *next_neighbours;
 
@@ -105,8 +107,11 @@ struct WideRound {
     round.size += v;
     round.begin += b * (n / 2 + 2);
     round.totals += b * tiles;
-    round.lists += v;
-    round.next_lists += v;
+    const int64_t chain = b * (n / 2);
+    round.nodes += chain;
+    round.next_nodes += chain;
+    round.lists += chain;
+    round.next_lists += chain;
     round.neighbours += most_neighbours(v);
     round.next_neighbours += most_neighbours(v);
     return round;
