@@ -71,12 +71,29 @@ def test_a_graph_replays_on_new_images(tokenizer, images):
         assert_same_bits(partition, tokenizer(batch))
 
 
+def launches(graph, folder):
+    graph.debug_dump(str(folder / "graph.dot"))
+    return len(re.findall(r'^\s*"graph_\d+_node_\d+"\s*\[', (folder / "graph.dot").read_text(), re.MULTILINE))
+
+
 def test_launches(tokenizer, images, tmp_path):
     torch.utils.deterministic.fill_uninitialized_memory = False  # a launch for every tensor
     graph, _ = capture(tokenizer, images)
-    graph.debug_dump(str(tmp_path / "graph.dot"))
-    nodes = re.findall(r'^\s*"graph_\d+_node_\d+"\s*\[', (tmp_path / "graph.dot").read_text(), re.MULTILINE)
-    assert 10 < len(nodes) <= MOST_LAUNCHES
+    assert 10 < launches(graph, tmp_path) <= MOST_LAUNCHES
+
+
+def test_merging_from_the_pixels_is_a_graph(tmp_path):
+    """Of at most 60 launches at 224 px; every bit is the CPU's."""
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    static = torch.randn(2, 8, 224, 224, device="cuda")
+    graph, tree = capture(dk.merge_pixels, static)
+    assert 20 < launches(graph, tmp_path) <= 60
+    for features in (torch.randn(2, 8, 224, 224), torch.zeros(2, 8, 224, 224)):
+        static.copy_(features)
+        graph.replay()
+        expected = dk.merge_pixels(features)
+        for found, value in zip((*tree[:2], *tree.moments), (*expected[:2], *expected.moments), strict=True):
+            assert torch.equal(found.cpu(), value)
 
 
 def test_nothing_waits_for_the_device(tokenizer, images):

@@ -73,8 +73,8 @@ class WideRounds {
     Round round{};
     round.task = task_;
     // Many tiles where there are few pixels, few where every block of an image reads what all have counted.
-    round.tile = round_up(std::max(leaves / 1024, std::min<int64_t>(pixels / 4096, 1024)), kThreads);
-    round.tile = std::max<int64_t>(round.tile, kThreads);
+    const int64_t tile = std::max<int64_t>({1, leaves / 1024, std::min<int64_t>(pixels / 4096, 1024)});
+    round.tile = round_up(tile, kThreads);
     round.state = arena.take_global<WideState>((rounds_ + 1) * batch_);
     round.next_state = round.state + batch_;
     round.best = arena.take_global<typename Round::Bits>(pixels);
