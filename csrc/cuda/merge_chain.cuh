@@ -5,24 +5,33 @@
 // kLeaves: what merges are leaves, of which leaf(v) knows the shape. kAhead: so many merges' nodes are read at a time.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/vector.cuh"
 #include "merge_tree.h"
 #include "segment_moments.h"
 
 namespace dhvt {
 
-// body(i, what load(i) gave) for each merge, in order; as many are read at a time as is given.
-template <int kAhead, typename Load, typename Body>
+// body(i, what load(i) gave) for merges from `base` on, in order; returns the next.
+template <int kSize, typename Load, typename Body>
+__device__ __forceinline__ int32_t some_merges(int32_t base, int32_t merges, const Load& load, const Body& body) {
+  decltype(load(0)) ahead[kSize];
+#pragma unroll
+  for (int k = 0; k < kSize; ++k)
+    if (base + k < merges) ahead[k] = load(base + k);
+#pragma unroll
+  for (int k = 0; k < kSize; ++k)
+    if (base + k < merges) body(base + k, ahead[k]);
+  return base + kSize;
+}
+
+// All of them: as many are read at a time as is given, first few, since most chains are short.
+template <int kFew, int kMany, typename Load, typename Body>
 __device__ __forceinline__ void for_merges(int32_t merges, const Load& load, const Body& body) {
-  for (int32_t base = 0; base < merges; base += kAhead) {
-    decltype(load(0)) ahead[kAhead];
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k)
-      if (base + k < merges) ahead[k] = load(base + k);
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k)
-      if (base + k < merges) body(base + k, ahead[k]);
-  }
+  int32_t base = 0;
+  if constexpr (kFew < kMany) base = some_merges<kFew>(base, merges, load, body);
+  while (base < merges) base = some_merges<kMany>(base, merges, load, body);
 }
 
 // What is known of a node besides its features.
@@ -67,7 +76,7 @@ __device__ void join_channel(const MergeTask<T>& task, const Chain& chain, int64
   };
   Part whole = part(chain.other());
   int64_t out = chain.merged() * channels + c;
-  for_merges<Chain::kAhead>(
+  for_merges<std::min(Chain::kAhead, 4), Chain::kAhead>(
       chain.merges, [&](int32_t i) { return part(chain.single(i)); },
       [&](int32_t, Part single) {
         const int32_t n = int32_t(uint32_t(single.n) + uint32_t(whole.n));
@@ -90,7 +99,7 @@ __device__ void join_rest(const MergeTask<T>& task, const Chain& chain, int32_t 
       return NodeShape<T>::load(node, v);
   };
   NodeShape<T> whole = part(chain.other());
-  for_merges<(Chain::kAhead + 3) / 4>(
+  for_merges<1, (Chain::kAhead + 3) / 4>(
       chain.merges,
       [&](int32_t i) {
         NodeShape<T> single = part(chain.single(i));

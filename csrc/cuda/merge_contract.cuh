@@ -1,6 +1,8 @@
 // A wide round's chains in their order, and the graph between what they become.
 #pragma once
 
+#include <bit>
+
 #include "cuda/block.cuh"
 #include "cuda/merge_link.cuh"
 
@@ -53,20 +55,30 @@ __device__ __forceinline__ int last_upto(const int32_t* numbers, int size, int32
   return i;
 }
 
-// sort_block for items of any memory, on keys in shared memory where there is room.
+// Sorts items [size] in global memory by their keys: as many at a time as fit in shared memory, and what lies further
+// apart where it is.
 template <typename Item, typename Key>
-__device__ void sort_staged(Item* items, int32_t size, const Key& key) {
+__device__ void sort_items(Item* items, int32_t size, const Key& key) {
   using Staged = decltype(key(items[0]));
-  if (size_t(size) * sizeof(Staged) > kStagedBytes) {
-    sort_block(items, size, [&](const Item& a, const Item& b) { return key(a) < key(b); });
-    return;
-  }
+  constexpr int32_t kMost = int32_t(std::bit_floor(kStagedBytes / sizeof(Staged)));
   Staged* const staged = reinterpret_cast<Staged*>(shared_memory<unsigned char>() + kTablesBytes);
-  each(size, [&](int64_t i) { staged[i] = key(items[i]); });
-  __syncthreads();
-  sort_block(staged, size, [](const Staged& a, const Staged& b) { return a < b; });
-  each(size, [&](int64_t i) { items[i] = staged[i].item; });
-  __syncthreads();
+  const auto less = [](const Staged& a, const Staged& b) { return a < b; };
+  for (int64_t half = kMost / 2; half == kMost / 2 || half < size; half *= 2) {
+    for (int64_t stride = half; stride >= kMost; stride /= 2)
+      sort_step(items, size, stride, stride == half, stride,
+                [&](const Item& a, const Item& b) { return key(a) < key(b); });
+    for (int32_t first = 0; first < size; first += kMost) {
+      const int32_t here = min(size - first, kMost);
+      each(here, [&](int64_t i) { staged[i] = key(items[first + i]); });
+      __syncthreads();
+      if (half < kMost) sort_block(staged, here, less);
+      for (int64_t stride = half < kMost ? 0 : kMost / 2; stride > 0; stride /= 2)
+        sort_step(staged, here, stride, false, stride / 2, less);
+      __syncthreads();
+      each(here, [&](int64_t i) { items[first + i] = staged[i].item; });
+      __syncthreads();
+    }
+  }
 }
 
 struct NeighbourKey {
@@ -136,7 +148,7 @@ struct Contraction {
         return low != other.low ? low < other.low : high < other.high;
       }
     };
-    sort_staged(chain.member + 1, chain.size - 1, [&](int32_t v) {
+    sort_items(chain.member + 1, chain.size - 1, [&](int32_t v) {
       const int32_t other = round.neighbour[v];
       return MemberKey{round.best[v], min(v, other), max(v, other), v};
     });
@@ -163,7 +175,7 @@ struct Contraction {
 
   // Leaves of each vertex one neighbour with the sum of the lengths; returns how many. By a block.
   static __device__ int32_t sum_parallel(Neighbour* neighbours, int32_t size, int32_t* scratch) {
-    sort_staged(neighbours, size, [](const Neighbour& neighbour) { return NeighbourKey{neighbour}; });
+    sort_items(neighbours, size, [](const Neighbour& neighbour) { return NeighbourKey{neighbour}; });
     int32_t kept = 0;
     for (int32_t base = 0; base < size; base += int32_t(blockDim.x)) {
       const int32_t i = base + int32_t(threadIdx.x);
