@@ -101,10 +101,61 @@ __device__ __forceinline__ void pick_pixel(const WideRound<T>& round, const Pixe
   round.pick(v, best, neighbour);
 }
 
-// A block takes 32 x 8 pixels. Their features and those of the ring around them go through shared memory, some channels
-// at a time: from there a thread adds up the squared distances of two or three pairs, and the leaves' means are written
-// in a row. Then a thread looks at the four pairs of its pixel. Reads the features once and a ring from the cache;
-// writes the leaves, 8 C + 40 bytes in float32, and 16 bytes for the round.
+// A block's 32 x 8 pixels, whose features and those of the ring around them go through shared memory, `here` channels
+// from c0 on at a time.
+template <typename T>
+struct PixelTile {
+  const WideRound<T>& round;
+  const PixelGrid<T>& image;
+  int64_t b;
+  int32_t y0, x0;
+  T* values;  // [channels][ring]
+
+  __device__ int32_t row(int cell) const { return y0 - 1 + cell / kRingColumns; }
+  __device__ int32_t column(int cell) const { return x0 - 1 + cell % kRingColumns; }
+
+  __device__ void load(int64_t c0, int here) const {
+    const AnyImage<T>& features = image.features;
+    for (int cell = int(threadIdx.x); cell < kRing; cell += kThreads) {
+      const int32_t y = row(cell), x = column(cell);
+      const bool exists = y >= 0 && y < image.height && x >= 0 && x < image.width;
+      const int64_t at = features.at(b, y, x) + c0 * features.channel_stride;
+      features.visit([&](const auto* from) {
+#pragma unroll
+        for (int c = 0; c < kGridChannels; ++c)
+          if (c < here) values[c * kRing + cell] = exists ? T(from[at + c * features.channel_stride]) : T(0);
+      });
+    }
+  }
+
+  // Neighbouring threads take neighbouring channels, then neighbouring columns; as many rows at a time as there are
+  // threads for.
+  __device__ void write_means(int64_t c0, int here) const {
+    const auto& node = round.task.node;
+    const int items = here * kGridColumns, rows = kThreads / items, own = int(threadIdx.x);
+    const int c = own % here, cell = own % items / here + 1;
+    for (int r = own / items; own < rows * items && r < kGridRows; r += rows) {
+      const int32_t y = y0 + r, x = column(cell);
+      if (y >= image.height || x >= image.width) return;
+      const int64_t out = (int64_t(y) * image.width + x) * round.task.channels + c0 + c;
+      node.mean[out] = image.inside(y, x) ? values[c * kRing + (r + 1) * kRingColumns + cell] : T(0);
+      node.m2[out] = T(0);
+    }
+  }
+
+  // The most for a pair of which one is not there.
+  __device__ typename WideRound<T>::Bits distance(const PairCells& pair, T square) const {
+    const int32_t y = row(pair.low), x = column(pair.low), other_y = row(pair.high), other_x = column(pair.high);
+    if (!image.inside(y, x) || !image.inside(other_y, other_x)) return ~typename WideRound<T>::Bits(0);
+    const int32_t box[4] = {y, x, y, x}, other_box[4] = {other_y, other_x, other_y, other_x};
+    return ordered_bits(
+        merge_distance_of_square<T>(round.task.kind, round.task.compactness, square, T(1), T(1), box, other_box, T(1)));
+  }
+};
+
+// A thread adds up the squared distances of two or three pairs, and then looks at the four pairs of its pixel. Reads
+// the features once and a ring from the cache; writes the leaves, 8 C + 40 bytes in float32, and 16 bytes for the
+// round.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) pick_pixels_kernel(WideRound<T> first, PixelGrid<T> grid, int64_t batch) {
   using Bits = typename WideRound<T>::Bits;
@@ -113,69 +164,37 @@ __global__ void __launch_bounds__(kThreads) pick_pixels_kernel(WideRound<T> firs
   T* const values = reinterpret_cast<T*>(distances + kPairs);  // [channels][ring]
   const int64_t columns = grid.columns(), tiles = grid.tiles(), channels = first.task.channels;
   for (int64_t block = blockIdx.x; block < batch * tiles; block += gridDim.x) {
-    const int64_t b = block / tiles, y0 = block % tiles / columns * kGridRows, x0 = block % columns * kGridColumns;
+    const int64_t b = block / tiles, in_image = block % tiles;
     const WideRound<T> round = first.of_image(b);
     const PixelGrid<T> image = grid.of_image(b);
-    const auto& node = round.task.node;
-    if (y0 == 0 && x0 == 0 && threadIdx.x == 0)
-      *round.state = {int32_t(round.task.leaves), 0, int32_t(round.task.leaves), 0};
+    const PixelTile<T> tile{
+        round, image, b, int32_t(in_image / columns * kGridRows), int32_t(in_image % columns * kGridColumns), values};
+    const int32_t leaves = int32_t(round.task.leaves);
+    if (in_image == 0 && threadIdx.x == 0) *round.state = {leaves, 0, leaves, 0};
+    const auto each_pair = [&](const auto& body) {  // unrolled: a thread's squares are in registers
+#pragma unroll
+      for (int k = 0; k < kPairsPerThread; ++k)
+        if (const int pair = int(threadIdx.x) + k * kThreads; pair < kPairs) body(k, pair);
+    };
     T squares[kPairsPerThread] = {};
     for (int64_t c0 = 0; c0 < channels; c0 += kGridChannels) {
       const int here = int(min(channels - c0, int64_t(kGridChannels)));
-      for (int cell = int(threadIdx.x); cell < kRing; cell += kThreads) {
-        const int64_t y = y0 - 1 + cell / kRingColumns, x = x0 - 1 + cell % kRingColumns;
-        const bool exists = y >= 0 && y < grid.height && x >= 0 && x < grid.width;
-        const int64_t at = grid.features.at(b, y, x) + c0 * grid.features.channel_stride;
-        grid.features.visit([&](const auto* from) {
-#pragma unroll
-          for (int c = 0; c < kGridChannels; ++c)
-            if (c < here) values[c * kRing + cell] = exists ? T(from[at + c * grid.features.channel_stride]) : T(0);
-        });
-      }
+      tile.load(c0, here);
       __syncthreads();
-#pragma unroll
-      for (int k = 0; k < kPairsPerThread; ++k) {
-        const int pair = int(threadIdx.x) + k * kThreads;
-        if (pair >= kPairs) break;
-        const auto [low, high] = pair_cells(pair);
+      each_pair([&](int k, int pair) {
+        const PairCells cells = pair_cells(pair);
         for (int c = 0; c < here; ++c) {
-          const T delta = values[c * kRing + low] - values[c * kRing + high];
+          const T delta = values[c * kRing + cells.low] - values[c * kRing + cells.high];
           squares[k] += delta * delta;
         }
-      }
-      // Neighbouring threads take neighbouring channels, then neighbouring columns; as many rows at a time as there are
-      // threads for.
-      const int items = here * kGridColumns, rows = kThreads / items, own = int(threadIdx.x);
-      const int c = own % here, column = own % items / here;
-      for (int row = own / items; own < rows * items && row < kGridRows; row += rows) {
-        const int64_t y = y0 + row, x = x0 + column;
-        if (y >= grid.height || x >= grid.width) break;
-        const int64_t out = (y * grid.width + x) * channels + c0 + c;
-        node.mean[out] = image.inside(y, x) ? values[c * kRing + (row + 1) * kRingColumns + column + 1] : T(0);
-        node.m2[out] = T(0);
-      }
+      });
+      tile.write_means(c0, here);
       __syncthreads();
     }
-#pragma unroll
-    for (int k = 0; k < kPairsPerThread; ++k) {
-      const int pair = int(threadIdx.x) + k * kThreads;
-      if (pair >= kPairs) break;
-      const auto [low, high] = pair_cells(pair);
-      int32_t box[2][4];
-      for (int end = 0; end < 2; ++end) {
-        const int cell = end ? high : low;
-        box[end][0] = box[end][2] = int32_t(y0 - 1 + cell / kRingColumns);
-        box[end][1] = box[end][3] = int32_t(x0 - 1 + cell % kRingColumns);
-      }
-      const bool exists = image.inside(box[0][0], box[0][1]) && image.inside(box[1][0], box[1][1]);
-      distances[pair] = !exists
-                            ? ~Bits(0)
-                            : ordered_bits(merge_distance_of_square<T>(round.task.kind, round.task.compactness,
-                                                                       squares[k], T(1), T(1), box[0], box[1], T(1)));
-    }
+    each_pair([&](int k, int pair) { distances[pair] = tile.distance(pair_cells(pair), squares[k]); });
     __syncthreads();
-    const int64_t y = y0 + threadIdx.x / kGridColumns, x = x0 + threadIdx.x % kGridColumns;
-    if (y < grid.height && x < grid.width) pick_pixel(round, image, int32_t(y), int32_t(x), distances);
+    const int32_t y = tile.y0 + int(threadIdx.x) / kGridColumns, x = tile.x0 + int(threadIdx.x) % kGridColumns;
+    if (y < grid.height && x < grid.width) pick_pixel(round, image, y, x, distances);
     __syncthreads();
   }
 }
