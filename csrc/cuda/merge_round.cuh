@@ -2,7 +2,7 @@
 //
 // Of a round's graph every vertex is a node of the tree, `first` and its number: the leaves, then the picks of the
 // round before, in their order. So numbers are ordered as nodes are, and most are no vertex any more: they have no
-// edges.
+// edges. Only after wide rounds (merge_wide.cuh) a list says which nodes the first vertices are, in the same order.
 //
 // The picks of a component form a tree that hangs from the one edge whose both ends picked it, and away from that edge
 // picks come ever later in the order of merging: at a vertex that was picked, what picks it is no better than its own
