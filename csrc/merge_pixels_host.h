@@ -8,7 +8,7 @@ namespace dhvt {
 // kernel(mask [B,H,W] or null, MergeTask of the first image, of which neither leaves nor edges are set).
 template <typename Kernel>
 MergedTree merge_pixels_checked(const Tensor& features, const std::optional<Tensor>& mask, const std::string& distance,
-                                double compactness, int64_t depth, const Kernel& kernel) {
+                                double compactness, int64_t depth, double noise, const Kernel& kernel) {
   STD_TORCH_CHECK(features.dim() == 4, "features: expected [B,C,H,W]");
   const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
   check(mask, "mask [B,H,W]", ScalarType::Bool, {batch, height, width});
@@ -20,7 +20,7 @@ MergedTree merge_pixels_checked(const Tensor& features, const std::optional<Tens
   if (batch == 0 || leaves == 0) return out;
   dispatch_accumulation(acc_type(features.scalar_type()), "merge_pixels", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    kernel(data<bool>(dense_mask), merge_task<T>(out, kind, compactness, depth));
+    kernel(data<bool>(dense_mask), merge_task<T>(out, kind, compactness, depth, noise));
   });
   return out;
 }

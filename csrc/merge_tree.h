@@ -11,7 +11,7 @@
 
 namespace dhvt {
 
-enum class MergeDistance { kFeature, kWard, kWardLength };
+enum class MergeDistance { kFeature, kWard, kWardLength, kContrast };
 
 // The moments of an image's regions, row after row. T and Int are const where they are only read.
 template <typename T, typename Int>
@@ -33,7 +33,7 @@ template <typename T>
 struct MergeTask {
   int64_t leaves, nodes, channels, num_edges, max_rounds;  // max_rounds < 0: to the root
   MergeDistance kind;
-  T compactness;
+  T compactness, noise;
   Regions<const T, const int32_t> leaf;  // [L]
   const int32_t *edges, *lengths;        // [E,2], [E]
   int32_t *parent, *round;               // [V]
@@ -102,44 +102,65 @@ DHVT_HD unsigned long long ordered_bits(double x) {
   return bits >> 63 ? ~bits : bits | 1ull << 63;
 }
 
-// The distance of two regions whose means have this squared distance. box_* [4] (ymin, xmin, ymax, xmax), n_* whole
-// numbers, length of the common boundary. NaN counts as infinity, so that a region of NaN merges after all others of
-// its round.
+// Below so many pixels the size of regions hardly counts in a contrast, nor below such a length their boundary.
+inline constexpr int kContrastCount = 200, kContrastLength = 80;
+
+// 1 less the share of the square as long around as the bounding box that the union of two regions fills.
+template <typename acc>
+DHVT_HD acc merge_spread(acc n_u, acc n_v, const int32_t* box_u, const int32_t* box_v) {
+  int64_t side[2];
+  for (int d = 0; d < 2; ++d) {
+    const int64_t low = box_u[d] < box_v[d] ? box_u[d] : box_v[d];
+    const int64_t high = box_u[d + 2] > box_v[d + 2] ? box_u[d + 2] : box_v[d + 2];
+    side[d] = high - low + 1;
+  }
+  const acc sides = acc(side[0] + side[1]);
+  return 1 - 4 * (n_u + n_v) / (sides * sides);
+}
+
+// The squared difference of the means [C] of two regions; for contrast, of each channel relative to the variance within
+// the regions, m2_* [C], and the noise.
+template <typename acc>
+DHVT_HD acc merge_square(MergeDistance kind, acc noise, int64_t channels, const acc* mean_u, const acc* mean_v,
+                         const acc* m2_u, const acc* m2_v, acc n_u, acc n_v) {
+  acc square = 0;
+  if (kind == MergeDistance::kContrast) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const acc delta = mean_u[c] - mean_v[c];
+      square += delta * delta / ((m2_u[c] + m2_v[c]) / (n_u + n_v) + noise);
+    }
+  } else {
+    for (int64_t c = 0; c < channels; ++c) {
+      const acc delta = mean_u[c] - mean_v[c];
+      square += delta * delta;
+    }
+  }
+  return square;
+}
+
+// The distance of two regions with this merge_square. box_* [4] (ymin, xmin, ymax, xmax), n_* whole numbers, length of
+// the common boundary. NaN counts as infinity, so that a region of NaN merges after all others of its round.
 template <typename acc>
 DHVT_HD acc merge_distance_of_square(MergeDistance kind, acc compactness, acc distance, acc n_u, acc n_v,
                                      const int32_t* box_u, const int32_t* box_v, acc length) {
-  if (kind != MergeDistance::kFeature) distance = n_u * n_v / (n_u + n_v) * distance;
+  const bool contrast = kind == MergeDistance::kContrast;
+  const acc spread = contrast || compactness > 0 ? merge_spread(n_u, n_v, box_u, box_v) : acc(0);
+  if (contrast)
+    distance = (kContrastCount + n_u * n_v / (n_u + n_v)) / (kContrastLength + length) * (distance + spread);
+  else if (kind != MergeDistance::kFeature)
+    distance = n_u * n_v / (n_u + n_v) * distance;
   if (kind == MergeDistance::kWardLength) distance = distance / length;
-  if (compactness > 0) {
-    int64_t side[2];
-    for (int d = 0; d < 2; ++d) {
-      const int64_t low = box_u[d] < box_v[d] ? box_u[d] : box_v[d];
-      const int64_t high = box_u[d + 2] > box_v[d + 2] ? box_u[d + 2] : box_v[d + 2];
-      side[d] = high - low + 1;
-    }
-    const acc sides = acc(side[0] + side[1]);
-    distance += compactness * (1 - 4 * (n_u + n_v) / (sides * sides));
-  }
+  if (compactness > 0) distance += compactness * spread;
   return distance == distance ? distance : std::numeric_limits<acc>::infinity();
-}
-
-// mean_* [C]; the rest as above.
-template <typename acc>
-DHVT_HD acc merge_distance(MergeDistance kind, acc compactness, int64_t channels, const acc* mean_u, const acc* mean_v,
-                           acc n_u, acc n_v, const int32_t* box_u, const int32_t* box_v, acc length) {
-  acc distance = 0;
-  for (int64_t c = 0; c < channels; ++c) {
-    const acc delta = mean_u[c] - mean_v[c];
-    distance += delta * delta;
-  }
-  return merge_distance_of_square(kind, compactness, distance, n_u, n_v, box_u, box_v, length);
 }
 
 template <typename T>
 DHVT_HD T MergeTask<T>::distance(int32_t a, int32_t b, int64_t length) const {
-  return merge_distance<T>(kind, compactness, channels, node.mean + a * channels, node.mean + b * channels,
-                           T(node.count[a]), T(node.count[b]), node.box + int64_t(4) * a, node.box + int64_t(4) * b,
-                           T(length));
+  const T n_a = T(node.count[a]), n_b = T(node.count[b]);
+  const T square = merge_square<T>(kind, noise, channels, node.mean + a * channels, node.mean + b * channels,
+                                   node.m2 + a * channels, node.m2 + b * channels, n_a, n_b);
+  return merge_distance_of_square<T>(kind, compactness, square, n_a, n_b, node.box + int64_t(4) * a,
+                                     node.box + int64_t(4) * b, T(length));
 }
 
 // One coordinate of the centroid of two regions.

@@ -20,16 +20,16 @@ inline MergedTree empty_merged_tree(int64_t batch, int64_t nodes, int64_t channe
 }
 
 inline MergeDistance merge_distance_kind(const std::string& distance) {
-  STD_TORCH_CHECK(distance == "feature" || distance == "ward" || distance == "ward_length",
-                  "merge_tree: unknown distance ", distance);
-  return distance == "feature" ? MergeDistance::kFeature
-         : distance == "ward"  ? MergeDistance::kWard
-                               : MergeDistance::kWardLength;
+  if (distance == "feature") return MergeDistance::kFeature;
+  if (distance == "ward") return MergeDistance::kWard;
+  if (distance == "ward_length") return MergeDistance::kWardLength;
+  STD_TORCH_CHECK(distance == "contrast", "merge_tree: unknown distance ", distance);
+  return MergeDistance::kContrast;
 }
 
 // A task without leaves and edges, whose nodes are these.
 template <typename T>
-MergeTask<T> merge_task(const MergedTree& out, MergeDistance kind, double compactness, int64_t depth) {
+MergeTask<T> merge_task(const MergedTree& out, MergeDistance kind, double compactness, int64_t depth, double noise) {
   const auto& [parent, round, count, mean, m2, centroid, box, boundary] = out;
   MergeTask<T> task{};
   task.nodes = parent.size(1);
@@ -38,6 +38,7 @@ MergeTask<T> merge_task(const MergedTree& out, MergeDistance kind, double compac
   task.max_rounds = depth > 0 ? depth - 1 : -1;
   task.kind = kind;
   task.compactness = static_cast<T>(compactness);
+  task.noise = static_cast<T>(noise);
   task.parent = mutable_data<int32_t>(parent);
   task.round = mutable_data<int32_t>(round);
   task.node = {mutable_data<int32_t>(count), mutable_data<T>(mean),      mutable_data<T>(m2),
@@ -49,7 +50,8 @@ MergeTask<T> merge_task(const MergedTree& out, MergeDistance kind, double compac
 template <typename Kernel>
 MergedTree merge_tree_checked(const Tensor& count, const Tensor& mean, const Tensor& m2, const Tensor& centroid,
                               const Tensor& box, const Tensor& boundary, const Tensor& edges, const Tensor& lengths,
-                              const std::string& distance, double compactness, int64_t depth, const Kernel& kernel) {
+                              const std::string& distance, double compactness, int64_t depth, double noise,
+                              const Kernel& kernel) {
   check(count, "count [B,L]", ScalarType::Int, {-1, -1});
   const ScalarType type = mean.scalar_type();
   const int64_t batch = count.size(0), leaves = count.size(1), nodes = std::max<int64_t>(2 * leaves - 1, 0);
@@ -71,7 +73,7 @@ MergedTree merge_tree_checked(const Tensor& count, const Tensor& mean, const Ten
   const MergedTree out = empty_merged_tree(batch, nodes, channels, type, count);
   dispatch_accumulation(type, "merge_tree", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    MergeTask<T> task = merge_task<T>(out, kind, compactness, depth);
+    MergeTask<T> task = merge_task<T>(out, kind, compactness, depth, noise);
     task.num_edges = num_edges;
     task.leaf = {data<int32_t>(dense_count), data<T>(dense_mean),      data<T>(dense_m2),
                  data<T>(dense_centroid),    data<int32_t>(dense_box), data<int32_t>(dense_boundary)};

@@ -47,11 +47,12 @@ SCHEMAS = {
     # Hierarchy. depth = 0 merges to the root.
     "region_graph": "(Tensor labels, int num_segments, int capacity) -> (Tensor edges, Tensor lengths, Tensor counts)",
     "merge_tree": "(Tensor count, Tensor mean, Tensor m2, Tensor centroid, Tensor box, Tensor boundary, Tensor edges, "
-    "Tensor lengths, str distance, float compactness, int depth) -> (Tensor parent, Tensor round, Tensor node_count, "
-    "Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, Tensor node_boundary)",
-    "merge_pixels": "(Tensor features, Tensor? mask, str distance, float compactness, int depth) -> (Tensor parent, "
-    "Tensor round, Tensor node_count, Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, "
+    "Tensor lengths, str distance, float compactness, int depth, float noise=16.0) -> (Tensor parent, Tensor round, "
+    "Tensor node_count, Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, "
     "Tensor node_boundary)",
+    "merge_pixels": "(Tensor features, Tensor? mask, str distance, float compactness, int depth, float noise=16.0) "
+    "-> (Tensor parent, Tensor round, Tensor node_count, Tensor node_mean, Tensor node_m2, Tensor node_centroid, "
+    "Tensor node_box, Tensor node_boundary)",
     "merge_tree_backward": "(Tensor grad_mean, Tensor grad_m2, Tensor parent, Tensor node_count, Tensor node_mean) "
     "-> (Tensor grad_leaf_mean, Tensor grad_leaf_m2)",
     # share is what a node's features count for in its parent's.

@@ -134,12 +134,15 @@ def tokenize(
     smoothing: Annotated[float, _option("Sigma of the Gaussian smoothing of the features, in pixels.")] = _DEFAULTS[
         "smoothing"
     ],
-    distance: Annotated[Literal["ward_length", "ward", "feature"], _option("What is merged first.")] = _DEFAULTS[
-        "distance"
-    ],
+    distance: Annotated[
+        Literal["contrast", "ward_length", "ward", "feature"], _option("What is merged first.")
+    ] = _DEFAULTS["distance"],
     merge_compactness: Annotated[float, _option("Weight of position in the distance.")] = _DEFAULTS[
         "merge_compactness"
     ],
+    merge_noise: Annotated[
+        float, _option("Variance of noise in the distance contrast, in squared units of the features.")
+    ] = _DEFAULTS["merge_noise"],
     depth: Annotated[int | None, _option("Levels of the hierarchy; all by default, 1 = only leaves.")] = _DEFAULTS[
         "depth"
     ],

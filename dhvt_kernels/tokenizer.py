@@ -36,17 +36,18 @@ class Tokenizer(nn.Module):
     docs/design.md.
 
     Args:
-        features: module from images to features `[B,C,H,W]` (any float dtype and scale; `noise`, `compactness` and
-            `temperature` are in its units). None: smoothed CIELAB in raw units, of sRGB images `[B,3,H,W]` in [0, 1]
-            or uint8.
+        features: module from images to features `[B,C,H,W]` (any float dtype and scale; `noise`, `merge_noise`,
+            `compactness` and `temperature` are in its units). None: smoothed CIELAB in raw units, of sRGB images
+            `[B,3,H,W]` in [0, 1] or uint8.
         leaves: `"soft"`: soft superpixels, made 4-connected; `"pixels"`: the pixels themselves (the published method).
         cell: side of a soft superpixel's cell, pixels.
         iterations: of soft clustering.
         compactness: weight of space in soft clustering, in units of the features.
         temperature: of the soft assignment, in squared units of the features.
         smoothing: sigma of the default features, pixels.
-        distance: of merging, `"ward_length"`, `"ward"` or `"feature"` (see `merge_tree`).
+        distance: of merging, `"contrast"`, `"ward_length"`, `"ward"` or `"feature"` (see `merge_tree`).
         merge_compactness: weight of a bounding-box term added to that distance (see `merge_tree`).
+        merge_noise: variance of noise in the distance `"contrast"`, in squared units of the features.
         depth: None merges to the root; d keeps the first d - 1 rounds (1: the leaves are the tokens).
         weights: of the means that `Partition.features` and `Hierarchy.node_features` hold: `"mean"`, all pixels
             alike, or `"similarity"`, up the tree, as published (see `similarity_pool`). Distances and criteria always
@@ -95,6 +96,7 @@ class Tokenizer(nn.Module):
         smoothing: float = 0.7,
         distance: str = "ward_length",
         merge_compactness: float = 0.0,
+        merge_noise: float = 16.0,
         depth: int | None = None,
         weights: str = "mean",
         criterion: str = "bic",
@@ -121,6 +123,7 @@ class Tokenizer(nn.Module):
         self.temperature = check_float("temperature", temperature, above=0)
         self.distance = check_choice("distance", distance, DISTANCES)
         self.merge_compactness = check_float("merge_compactness", merge_compactness, minimum=0)
+        self.merge_noise = check_float("merge_noise", merge_noise, above=0)
         self.depth = None if depth is None else check_int("depth", depth, 1)
         self.weights = check_choice("weights", weights, WEIGHTS)
         self.grad = check_choice("grad", grad, ("full", "last"))
@@ -189,7 +192,12 @@ class Tokenizer(nn.Module):
         if self.leaves == "pixels":
             leaves = _pixel_index(features, mask)
             tree = merge_pixels(
-                features, mask=mask, distance=self.distance, compactness=self.merge_compactness, depth=self.depth
+                features,
+                mask=mask,
+                distance=self.distance,
+                compactness=self.merge_compactness,
+                depth=self.depth,
+                noise=self.merge_noise,
             )
         else:
             leaves, capacity, soft = self._leaves(features, mask)
@@ -201,6 +209,7 @@ class Tokenizer(nn.Module):
                 distance=self.distance,
                 compactness=self.merge_compactness,
                 depth=self.depth,
+                noise=self.merge_noise,
             )
         node_features = tree.moments.mean
         if self.weights == "similarity":

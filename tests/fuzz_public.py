@@ -92,8 +92,8 @@ def region_graph(draw):
 
 def merge_pixels(draw):
     case = fuzz_trees.merge_pixels(draw)
-    features, mask, distance, compactness, _ = case.arguments
-    arguments = {"features": features, "mask": mask, "distance": distance, "compactness": compactness}
+    features, mask, distance, compactness, _, noise = case.arguments
+    arguments = {"features": features, "mask": mask, "distance": distance, "compactness": compactness, "noise": noise}
     return Call(arguments | {"depth": draw.pick(None, 1, 2, 5)}, case.finite, ("features",))
 
 
@@ -107,6 +107,7 @@ def merge_tree(draw):
         "distance": draw.pick(*fuzz_trees.DISTANCES),
         "compactness": draw.pick(0.0, 0.3, 1e6),
         "depth": draw.pick(None, 1, 2, 5),
+        "noise": draw.pick(16.0, 1e-3, 1e6),
     }
     # Gradients of counts that wrap around int32 have no truth to hold them to.
     return Call(arguments, kind in FINITE and bool((moments.count < 1000).all()), ("moments",))

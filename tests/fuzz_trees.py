@@ -27,9 +27,15 @@ def graph(draw):
     return kind, moments, draw.layout(edges), draw.layout(lengths)
 
 
+def merge_numbers(draw):
+    """Distance, compactness, depth and noise."""
+    rounds = draw.pick(0, 1, 2, 3, INT_MAX, -1)
+    return draw.pick(*DISTANCES), draw.pick(0.0, 0.3, 1e6), rounds, draw.pick(16.0, 1e-3, 1e6)
+
+
 def merge_tree(draw):
     kind, moments, edges, lengths = graph(draw)
-    numbers = draw.pick(*DISTANCES), draw.pick(0.0, 0.3, 1e6), draw.pick(0, 1, 2, 3, INT_MAX, -1)
+    numbers = merge_numbers(draw)
     # Counts are int32: what a sum of more pixels does to the means is not defined.
     countable = bool((moments[0].clamp(min=0).sum(1, dtype=torch.int64) <= INT_MAX).all())
     return Case((*moments, edges, lengths, *numbers), compared=countable, finite=countable and kind in FINITE)
@@ -39,7 +45,7 @@ def merge_pixels(draw):
     batch, height, width = draw.image_size()
     kind = draw.kind()
     features = draw.layout(draw.values(kind, draw.dtype(), batch, draw.size(1, 2, 3, 0), height, width))
-    numbers = draw.pick(*DISTANCES), draw.pick(0.0, 0.3, 1e6), draw.pick(0, 1, 2, 3, INT_MAX, -1)
+    numbers = merge_numbers(draw)
     return Case((features, draw.mask(batch, height, width), *numbers), finite=kind in FINITE)
 
 

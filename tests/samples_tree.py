@@ -6,7 +6,7 @@ from torch import Tensor
 from dhvt_kernels._checks import accumulation_dtype
 from dhvt_kernels._schema import ops
 
-DISTANCES = ("ward_length", "ward", "feature")
+DISTANCES = ("ward_length", "ward", "feature", "contrast")
 
 
 def pixel_edges(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ def merge_tree(dtype):
         cases += [(*pixel_graph(torch.rand(2, 2, 5, 7, dtype=dtype)), distance, 0.3, depth) for depth in (0, 1, 2)]
     cases += [(*pixel_graph(torch.rand(size, dtype=dtype)), "ward", 0.0, 0) for size in ((0, 3, 2, 2), (2, 3, 1, 1))]
     cases += [(*pixel_graph(torch.rand(2, 0, 3, 3, dtype=dtype)), "feature", 0.0, 0)]
-    cases += [(*(t[:, :0] for t in graph), "ward", 0.0, 0)]
+    cases += [(*(t[:, :0] for t in graph), "ward", 0.0, 0), (*graph, "contrast", 0.0, 0, 0.05)]
     hostile = list(pixel_graph(torch.rand(2, 2, 4, 4, dtype=dtype)))
     hostile[0][:, ::5] = 0
     hostile[0][1, 3] = -7
@@ -84,13 +84,13 @@ def merge_tree(dtype):
     hostile[6][0, 0], hostile[7][0, 1] = torch.iinfo(torch.int32).min, torch.iinfo(torch.int32).max
     hostile[1][0, 1] = float("nan")
     hostile[1][1, 1] = float("inf")
-    return [*cases, (*hostile, "ward_length", 0.1, 0)]
+    return [*cases, *((*hostile, distance, 0.1, 0) for distance in ("ward_length", "contrast"))]
 
 
 def merge_pixels(dtype):
     image = torch.rand(3, 3, 12, 15).to(dtype)
     image[1] = 0.5  # all distances are equal
-    cases = [(image, None, "ward_length", 0.0, 0)]
+    cases = [(image, None, "ward_length", 0.0, 0), (image, None, "contrast", 0.0, 0, 0.05)]
     mask = torch.rand(2, 9, 7) < 0.7
     for distance in DISTANCES:
         values = torch.randint(0, 3, (2, 2, 9, 7)).to(dtype)  # many ties
@@ -103,6 +103,7 @@ def merge_pixels(dtype):
         *cases,
         (hostile, torch.zeros(2, 8, 9, dtype=torch.bool), "feature", 0.0, 0),
         (hostile, None, "ward", 0.1, 0),
+        (hostile, None, "contrast", 0.0, 0),
     ]
 
 

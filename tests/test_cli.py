@@ -153,7 +153,7 @@ def test_options_reach_the_tokenizer(dhvt, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "Tokenizer", tokenizer)
     wanted = {
         "leaves": "pixels", "cell": 5, "iterations": 6, "compactness": 7.5, "temperature": 2.5, "smoothing": 0.25,
-        "distance": "ward", "merge_compactness": 0.5, "depth": 4, "criterion": "hqc", "noise": 3.5,
+        "distance": "ward", "merge_compactness": 0.5, "merge_noise": 9.0, "depth": 4, "criterion": "hqc", "noise": 3.5,
         "pixel_correlation": 1.5, "strength": 1.25, "max_tokens": 9, "select": "greedy", "lookahead": 2,
         "min_gain": 0.125, "selection_temperature": 0.75,
     }  # fmt: skip

@@ -95,6 +95,7 @@ def test_compiles_without_a_graph_break(backend):
         ({"mask": torch.ones(1, 3, 4)}, TypeError, "mask"),
         ({"distance": "euclidean"}, ValueError, "ward_length"),
         ({"compactness": -1.0}, ValueError, "compactness"),
+        ({"noise": 0.0}, ValueError, "noise"),
         ({"depth": 0}, ValueError, "depth"),
     ],
 )

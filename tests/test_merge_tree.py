@@ -118,6 +118,26 @@ def test_distances_count_sizes_lengths_and_boxes(backend):
         assert tree.parent[0, last] == 4
 
 
+def test_contrast_is_relative_to_the_variance_within(backend):
+    def left_over(noise=16.0, count=1000, m2=0.0, length=1, side=100):
+        """Which end of a row of three regions has not merged when the middle has."""
+        moments, edges, lengths = line([-8.0, 0.0, 9.0], [count, 1000, 1000])
+        moments.m2[0, 2, 0] = m2
+        lengths[0, 0] = length
+        moments.box[:] = torch.tensor([0, 0, 99, 99], dtype=torch.int32)
+        moments.box[0, 0, 2:] = side - 1
+        parent = merge_tree(moments, edges, lengths, distance="contrast", noise=noise).parent[0, :3].tolist()
+        return ("left", "middle", "right")[parent.index(4)]
+
+    assert left_over() == "right"  # the smaller difference merges,
+    assert left_over(m2=2e6) == "left"  # unless a variance of 1000 hides the greater one
+    assert left_over(m2=2e6, noise=1e6) == "right"  # among noise that hides them all
+    assert left_over(count=3000) == "left"  # larger regions are further apart,
+    assert left_over(count=3000, length=200) == "right"  # a longer boundary joins them
+    assert left_over(noise=160.0) == "right"
+    assert left_over(noise=160.0, side=300) == "left"  # what fills less of its box is further apart
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_every_node_has_the_moments_of_its_pixels(distance):
     features, labels = torch.rand(2, 3, 20, 24, dtype=torch.float64), blocks(2, 20, 24, 4)
@@ -309,8 +329,9 @@ def test_compile_without_recompiling():
         ({"edges": torch.zeros(1, 2, 2)}, TypeError, r"edges: expected \[B,E,2\] of int32"),
         ({"edges": torch.zeros(1, 2, 3).int()}, ValueError, r"edges: expected \[B,E,2\]"),
         ({"lengths": torch.zeros(1, 5).int()}, ValueError, r"lengths: expected \[B,E\] = \[1,2\]"),
-        ({"distance": "cosine"}, ValueError, "distance: expected one of ward_length, ward, feature; found 'cosine'"),
+        ({"distance": "cosine"}, ValueError, "one of ward_length, ward, feature, contrast; found 'cosine'"),
         ({"compactness": -1.0}, ValueError, "compactness: expected a finite number >= 0"),
+        ({"noise": 0.0}, ValueError, "noise: expected a finite number > 0"),
         ({"depth": 0}, ValueError, "depth: expected an integer >= 1; found 0"),
         ({"depth": 2.5}, TypeError, "depth: expected an integer"),
     ],

@@ -405,6 +405,7 @@ def test_boundaries():
         ({"criterion": "fixed"}, 'criterion: "fixed" expects max_tokens'),
         ({"max_tokens": 0}, "max_tokens: expected an integer >= 1"),
         ({"noise": 0.0}, "noise: expected a finite number > 0"),
+        ({"merge_noise": 0.0}, "merge_noise: expected a finite number > 0"),
         ({"pixel_correlation": 0.0}, "pixel_correlation: expected a finite number > 0"),
         ({"strength": -1.0}, "strength: expected a finite number >= 0"),
         ({"select": "best"}, "select: expected one of optimal, greedy"),

@@ -116,9 +116,12 @@ class PixelMerger {
         height_(task.leaves / width),
         width_(width) {
     // A round on unmerged pixels: n_u n_v / (n_u + n_v) = 1/2, on a boundary of length 1; the boxes' sides add up to 3.
-    scale_ = task.kind == MergeDistance::kFeature ? T(1) : T(1) * T(1) / (T(1) + T(1));
-    const T sides = 3;
-    extra_ = task.compactness > 0 ? task.compactness * (1 - 4 * (T(1) + T(1)) / (sides * sides)) : T(0);
+    const T half = T(1) * T(1) / (T(1) + T(1)), sides = 3, spread = 1 - 4 * (T(1) + T(1)) / (sides * sides);
+    contrast_ = task.kind == MergeDistance::kContrast;
+    scale_ = contrast_ ? (kContrastCount + half) / (kContrastLength + T(1)) : half;
+    if (task.kind == MergeDistance::kFeature) scale_ = 1;
+    spread_ = contrast_ ? spread : T(0);
+    extra_ = task.compactness > 0 ? task.compactness * spread : T(0);
   }
 
   void run() {
@@ -155,10 +158,10 @@ class PixelMerger {
     for (int64_t c = 0; c < tree_.channels; ++c)
       for (int64_t x = 0; x < n; ++x) {
         const T delta = a[c * width_ + x] - b[c * width_ + x];
-        out[x] += delta * delta;
+        out[x] += contrast_ ? delta * delta / tree_.noise : delta * delta;
       }
     for (int64_t x = 0; x < n; ++x) {
-      const T distance = scale_ * out[x] + extra_;
+      const T distance = scale_ * (out[x] + spread_) + extra_;
       out[x] = distance == distance ? distance : std::numeric_limits<T>::infinity();
     }
   }
@@ -263,13 +266,16 @@ class PixelMerger {
   int64_t b_;
   const bool* mask_;
   int64_t height_, width_;
-  T scale_, extra_;
+  // A distance of the first round is scale_ (square + spread_) + extra_.
+  bool contrast_;
+  T scale_, spread_, extra_;
 };
 
 MergedTree merge_pixels(const Tensor& features, const std::optional<Tensor>& mask, std::string distance,
-                        double compactness, int64_t depth) {
+                        double compactness, int64_t depth, double noise) {
   return merge_pixels_checked(
-      features, mask, distance, compactness, depth, [&]<typename T>(const bool* masks, const MergeTask<T>& task) {
+      features, mask, distance, compactness, depth, noise,
+      [&]<typename T>(const bool* masks, const MergeTask<T>& task) {
         const AnyImage<T> image = any_image<T>(features);
         // Inside one image the strips run side by side; where there are several, images do.
         parallel(features.size(0), [&](int64_t b) {

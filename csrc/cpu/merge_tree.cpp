@@ -72,9 +72,9 @@ void merge_image(const MergeTask<T>& task) {
 // ends of each edge and halves the graph at least.
 MergedTree merge_tree(const Tensor& count, const Tensor& mean, const Tensor& m2, const Tensor& centroid,
                       const Tensor& box, const Tensor& boundary, const Tensor& edges, const Tensor& lengths,
-                      std::string distance, double compactness, int64_t depth) {
+                      std::string distance, double compactness, int64_t depth, double noise) {
   return merge_tree_checked(
-      count, mean, m2, centroid, box, boundary, edges, lengths, distance, compactness, depth,
+      count, mean, m2, centroid, box, boundary, edges, lengths, distance, compactness, depth, noise,
       [](const auto& task, int64_t batch) { parallel(batch, [&](int64_t b) { merge_image(task.of_image(b)); }); });
 }
 

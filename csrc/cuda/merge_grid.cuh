@@ -176,6 +176,7 @@ __global__ void __launch_bounds__(kThreads) pick_pixels_kernel(WideRound<T> firs
       for (int k = 0; k < kPairsPerThread; ++k)
         if (const int pair = int(threadIdx.x) + k * kThreads; pair < kPairs) body(k, pair);
     };
+    const bool contrast = round.task.kind == MergeDistance::kContrast;
     T squares[kPairsPerThread] = {};
     for (int64_t c0 = 0; c0 < channels; c0 += kGridChannels) {
       const int here = int(min(channels - c0, int64_t(kGridChannels)));
@@ -185,7 +186,7 @@ __global__ void __launch_bounds__(kThreads) pick_pixels_kernel(WideRound<T> firs
         const PairCells cells = pair_cells(pair);
         for (int c = 0; c < here; ++c) {
           const T delta = values[c * kRing + cells.low] - values[c * kRing + cells.high];
-          squares[k] += delta * delta;
+          squares[k] += contrast ? delta * delta / round.task.noise : delta * delta;  // nothing varies in a pixel
         }
       });
       tile.write_means(c0, here);

@@ -17,24 +17,25 @@ __device__ void for_tiles(const WideRound<T>& first, int64_t batch, const Body& 
   }
 }
 
-// The squared distance of two means, read by 16 bytes where they lie so.
+// merge_square of two nodes; where only the means count, they are read by 16 bytes where they lie so.
 template <typename T>
-__device__ T squared_distance(const T* mean_u, const T* mean_v, int64_t channels) {
+__device__ T square_of(const MergeTask<T>& task, int64_t u, int64_t v) {
   constexpr int kParts = 16 / sizeof(T);
-  T sum = 0;
-  const auto add = [&](T u, T v) {
-    const T delta = u - v;
-    sum += delta * delta;
-  };
-  if (channels % kParts == 0) {
-    for (int64_t c = 0; c < channels; c += kParts) {
-      const auto u = load_vector<kParts>(mean_u + c), v = load_vector<kParts>(mean_v + c);
-      for (int k = 0; k < kParts; ++k) add(u.part[k], v.part[k]);
+  const auto& node = task.node;
+  const int64_t channels = task.channels;
+  const T *mean_u = node.mean + u * channels, *mean_v = node.mean + v * channels;
+  if (task.kind == MergeDistance::kContrast || channels % kParts != 0)
+    return merge_square<T>(task.kind, task.noise, channels, mean_u, mean_v, node.m2 + u * channels,
+                           node.m2 + v * channels, T(node.count[u]), T(node.count[v]));
+  T square = 0;
+  for (int64_t c = 0; c < channels; c += kParts) {
+    const auto part_u = load_vector<kParts>(mean_u + c), part_v = load_vector<kParts>(mean_v + c);
+    for (int k = 0; k < kParts; ++k) {
+      const T delta = part_u.part[k] - part_v.part[k];
+      square += delta * delta;
     }
-  } else {
-    for (int64_t c = 0; c < channels; ++c) add(mean_u[c], mean_v[c]);
   }
-  return sum;
+  return square;
 }
 
 template <typename T>
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(kThreads) pick_vertices_kernel(WideRound<T> fi
         const Neighbour neighbour = round.neighbours[list.begin + uint32_t(j)];
         if (neighbour.vertex < 0) continue;
         const int64_t v = round.nodes[neighbour.vertex];
-        const T square = squared_distance(node.mean + a * task.channels, node.mean + v * task.channels, task.channels);
+        const T square = square_of(task, a, v);
         const T distance =
             merge_distance_of_square<T>(task.kind, task.compactness, square, T(node.count[a]), T(node.count[v]),
                                         node.box + 4 * a, node.box + 4 * v, T(neighbour.length));

@@ -115,10 +115,11 @@ void finish_round(const Launcher& launch, const WideRound<T>& round, const Graph
 
 // The rounds of large graphs by many blocks per image, seven launches each; then one block per image does the rest.
 MergedTree merge_pixels(const Tensor& features, const std::optional<Tensor>& mask, std::string distance,
-                        double compactness, int64_t depth) {
+                        double compactness, int64_t depth, double noise) {
   const Launcher launch(features);
   return merge_pixels_checked(
-      features, mask, distance, compactness, depth, [&]<typename T>(const bool* masks, const MergeTask<T>& task) {
+      features, mask, distance, compactness, depth, noise,
+      [&]<typename T>(const bool* masks, const MergeTask<T>& task) {
         const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
         const WideRounds<T> wide(task, batch);
         const MergeSizes left = wide.left();

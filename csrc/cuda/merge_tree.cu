@@ -7,10 +7,10 @@ namespace {
 
 MergedTree merge_tree(const Tensor& count, const Tensor& mean, const Tensor& m2, const Tensor& centroid,
                       const Tensor& box, const Tensor& boundary, const Tensor& edges, const Tensor& lengths,
-                      std::string distance, double compactness, int64_t depth) {
+                      std::string distance, double compactness, int64_t depth, double noise) {
   const Launcher launch(count);
   return merge_tree_checked(count, mean, m2, centroid, box, boundary, edges, lengths, distance, compactness, depth,
-                            [&]<typename T>(const MergeTask<T>& task, int64_t batch) {
+                            noise, [&]<typename T>(const MergeTask<T>& task, int64_t batch) {
                               const MergeSizes most{task.leaves, task.num_edges};
                               const int64_t bytes = batch * int64_t(MergeBytes<T>(launch, most).global);
                               const Tensor workspace = empty({bytes}, ScalarType::Byte, count);

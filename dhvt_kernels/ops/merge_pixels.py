@@ -14,7 +14,9 @@ from .segment_moments import Moments
 
 
 @register_fake("dhvt_kernels::merge_pixels")
-def _(features: Tensor, mask: Tensor | None, distance: str, compactness: float, depth: int) -> tuple[Tensor, ...]:
+def _(
+    features: Tensor, mask: Tensor | None, distance: str, compactness: float, depth: int, noise: float = 16.0
+) -> tuple[Tensor, ...]:
     batch, channels, height, width = features.shape
     nodes = max(2 * height * width - 1, 0)
     real = accumulation_dtype(features.dtype)
@@ -46,7 +48,7 @@ class _MergePixels(torch.autograd.Function):
         shape, dtype = ctx.like
         # A pixel's sum of squared deviations is 0 whatever its feature.
         grad, _ = ops.merge_tree_backward(grads[3], grads[4], *ctx.saved_tensors)
-        return grad.transpose(1, 2).reshape(shape).to(dtype), None, None, None, None
+        return grad.transpose(1, 2).reshape(shape).to(dtype), None, None, None, None, None
 
 
 def merge_pixels(
@@ -56,6 +58,7 @@ def merge_pixels(
     distance: str = "ward_length",
     compactness: float = 0.0,
     depth: int | None = None,
+    noise: float = 16.0,
 ) -> MergeTree:
     """Merge the pixels of an image, round by round, into a binary tree: `merge_tree` with every pixel as a leaf.
 
@@ -69,9 +72,10 @@ def merge_pixels(
     Args:
         features: [B,C,H,W] of any floating dtype, contiguous, channels_last or any view.
         mask: bool [B,H,W], False for pixels that belong to no image; they are unused leaves. None: all belong.
-        distance: `"ward_length"`, `"ward"` or `"feature"` (the published one).
+        distance: `"ward_length"`, `"ward"`, `"contrast"` or `"feature"` (the published one).
         compactness: weight of the bounding-box term, in the unit of the distance; >= 0.
         depth: number of levels; `depth - 1` rounds are done, so that 1 merges nothing. Default: merge to the root.
+        noise: variance of noise, in squared units of the features; > 0. For `"contrast"` alone.
 
     Returns:
         `MergeTree(parent [B,2L-1], round [B,2L-1], moments [B,2L-1,...])` with L = H W; leaf y W + x is the pixel
@@ -79,7 +83,8 @@ def merge_pixels(
 
     Raises:
         TypeError: an argument has another type or dtype.
-        ValueError: shapes do not agree, an unknown distance, a negative compactness, or a depth below 1.
+        ValueError: shapes do not agree, an unknown distance, a negative compactness, a depth below 1, or a noise not
+            above 0.
 
     Note:
         Gradients flow from the `mean` and `m2` of every node to the features, with the structure held constant; there
@@ -99,7 +104,8 @@ def merge_pixels(
     check_choice("distance", distance, DISTANCES)
     compactness = check_float("compactness", compactness, minimum=0)
     rounds = 0 if depth is None else check_int("depth", depth, 1)
-    rest = (mask, distance, compactness, rounds)
+    noise = check_float("noise", noise, above=0)
+    rest = (mask, distance, compactness, rounds, noise)
     if torch.is_grad_enabled() and features.requires_grad:
         parent, round_, *nodes = _MergePixels.apply(features, *rest)
     else:

@@ -11,7 +11,7 @@ from .._checks import check_choice, check_float, check_int, check_tensors
 from .._schema import ops
 from .segment_moments import Moments
 
-DISTANCES = ("ward_length", "ward", "feature")
+DISTANCES = ("ward_length", "ward", "feature", "contrast")
 
 
 class MergeTree(NamedTuple):
@@ -38,6 +38,7 @@ def _(
     distance: str,
     compactness: float,
     depth: int,
+    noise: float = 16.0,
 ) -> tuple[Tensor, ...]:
     batch, leaves, channels = mean.shape
     nodes = max(2 * leaves - 1, 0)
@@ -76,7 +77,7 @@ class _MergeTree(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_mean, grad_m2 = ops.merge_tree_backward(grads[3], grads[4], *ctx.saved_tensors)
-        return grad_mean, grad_m2, *(None,) * 9
+        return grad_mean, grad_m2, *(None,) * 10
 
 
 def merge_tree(
@@ -87,6 +88,7 @@ def merge_tree(
     distance: str = "ward_length",
     compactness: float = 0.0,
     depth: int | None = None,
+    noise: float = 16.0,
 ) -> MergeTree:
     """Merge neighbouring regions, round by round, into a binary tree.
 
@@ -98,9 +100,12 @@ def merge_tree(
         feature:      D = S
         ward:         D = n_u n_v / (n_u + n_v) S
         ward_length:  D = n_u n_v / (n_u + n_v) S / l_uv
+        contrast:     D = (200 + n_u n_v / (n_u + n_v)) / (80 + l_uv) (S' + 1 - fill)
+                      S' = sum_c (mean_u - mean_v)_c^2 / (v_c + noise),   v_c = (m2_u + m2_v)_c / (n_u + n_v)
+                      fill = 4 (n_u + n_v) / (h + w)^2
 
-    and for compactness > 0, with h, w the sides of the union's bounding box, D grows by
-    ``compactness (1 - 4 (n_u + n_v) / (h + w)^2)``.
+    where h, w are the sides of the union's bounding box; and for compactness > 0, D grows by
+    ``compactness (1 - fill)``.
 
     Args:
         moments: of the leaves, `Moments` of shape [B,L,...]: float32 or float64 where floating. A leaf whose count is 0
@@ -108,9 +113,10 @@ def merge_tree(
         edges: [B,E,2] of int32, pairs of neighbouring leaves. Edges between a leaf and itself, to an unused leaf, with
             an index outside [0, L) or with a length < 1 are ignored; parallel ones add up.
         lengths: [B,E] of int32, the length of the boundary that each edge stands for, in pixel pairs.
-        distance: `"ward_length"`, `"ward"` or `"feature"`.
+        distance: `"ward_length"`, `"ward"`, `"feature"` or `"contrast"`.
         compactness: weight of the bounding-box term, in the unit of the distance; >= 0.
         depth: number of levels; `depth - 1` rounds are done, so that 1 merges nothing. Default: merge to the root.
+        noise: variance of noise, in squared units of the features; > 0. For `"contrast"` alone.
 
     Returns:
         `MergeTree(parent [B,2L-1], round [B,2L-1], moments [B,2L-1,...])`. Leaf i is node i. A graph that is not
@@ -118,7 +124,8 @@ def merge_tree(
 
     Raises:
         TypeError: an argument has another type or dtype.
-        ValueError: shapes do not agree, an unknown distance, a negative compactness, or a depth below 1.
+        ValueError: shapes do not agree, an unknown distance, a negative compactness, a depth below 1, or a noise not
+            above 0.
 
     Note:
         Gradients flow from the `mean` and `m2` of every node to those of the leaves, with the structure held constant;
@@ -159,7 +166,8 @@ def merge_tree(
     check_choice("distance", distance, DISTANCES)
     compactness = check_float("compactness", compactness, minimum=0)
     rounds = 0 if depth is None else check_int("depth", depth, 1)
-    rest = (moments.centroid, moments.box, moments.boundary, edges, lengths, distance, compactness, rounds)
+    noise = check_float("noise", noise, above=0)
+    rest = (moments.centroid, moments.box, moments.boundary, edges, lengths, distance, compactness, rounds, noise)
     if torch.is_grad_enabled() and (mean.requires_grad or moments.m2.requires_grad):
         parent, round_, *nodes = _MergeTree.apply(mean, moments.m2, moments.count, *rest)
     else:

@@ -21,7 +21,7 @@ def _pixel_edges(inside: Tensor) -> Tensor:
 
 
 def merge_pixels(
-    features: Tensor, mask: Tensor | None, distance: str, compactness: float, depth: int
+    features: Tensor, mask: Tensor | None, distance: str, compactness: float, depth: int, noise: float = 16.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Leaf y W + x is the pixel (y, x); pixels outside the mask are unused leaves."""
     batch, _, height, width = features.shape
@@ -48,4 +48,5 @@ def merge_pixels(
         distance,
         compactness,
         depth,
+        noise,
     )

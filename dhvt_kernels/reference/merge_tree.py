@@ -6,30 +6,45 @@ import torch
 from torch import Tensor
 
 EMPTY_BOX = (0, 0, -1, -1)
+#: Below so many pixels the size of regions hardly counts in a contrast, nor below such a length their boundary.
+CONTRAST_COUNT, CONTRAST_LENGTH = 200, 80
 
 
 def _distances(
-    pairs: Tensor, common: Tensor, count: Tensor, mean: Tensor, box: Tensor, distance: str, compactness: float
+    pairs: Tensor,
+    common: Tensor,
+    moments: tuple[Tensor, ...],
+    distance: str,
+    compactness: float,
+    noise: float,
 ) -> Tensor:
-    """The distance of each pair of nodes; pairs [P,2], common [P] boundary lengths, count [V], mean [V,C], box [V,4].
+    """The distance of each pair of nodes; pairs [P,2], common [P] boundary lengths, moments [V,...].
 
     Every operation rounds on its own, in this order: the kernels repeat it bit for bit.
     """
+    count, mean, m2, _, box, _ = moments
     u, v = pairs.unbind(1)
     n_u, n_v = count[u].to(mean.dtype), count[v].to(mean.dtype)
     result = mean.new_zeros(len(pairs))
     for channel in range(mean.shape[1]):
         delta = mean[u, channel] - mean[v, channel]
-        result = result + delta * delta
-    if distance != "feature":
+        square = delta * delta
+        if distance == "contrast":
+            square = square / ((m2[u, channel] + m2[v, channel]) / (n_u + n_v) + noise)
+        result = result + square
+    low = torch.minimum(box[u, :2], box[v, :2]).long()
+    high = torch.maximum(box[u, 2:], box[v, 2:]).long()
+    sides = (high - low + 1).sum(1).to(mean.dtype)
+    spread = 1 - 4 * (n_u + n_v) / (sides * sides)
+    if distance == "contrast":
+        scale = (CONTRAST_COUNT + n_u * n_v / (n_u + n_v)) / (CONTRAST_LENGTH + common.to(mean.dtype))
+        result = scale * (result + spread)
+    elif distance != "feature":
         result = n_u * n_v / (n_u + n_v) * result
     if distance == "ward_length":
         result = result / common.to(mean.dtype)
     if compactness > 0:
-        low = torch.minimum(box[u, :2], box[v, :2]).long()
-        high = torch.maximum(box[u, 2:], box[v, 2:]).long()
-        sides = (high - low + 1).sum(1).to(mean.dtype)
-        result = result + compactness * (1 - 4 * (n_u + n_v) / (sides * sides))
+        result = result + compactness * spread
     return torch.where(result.isnan(), math.inf, result)
 
 
@@ -63,6 +78,7 @@ def _merge_image(
     leaves: int,
     distance: str,
     compactness: float,
+    noise: float,
     max_rounds: float,
 ) -> None:
     """Merge one image in place; edges from (lower node, higher node) to the length between them."""
@@ -73,7 +89,7 @@ def _merge_image(
         first = node
         pairs = list(edges)
         common = torch.tensor([edges[pair] for pair in pairs], device=mean.device)
-        frozen = _distances(torch.tensor(pairs, device=mean.device), common, count, mean, box, distance, compactness)
+        frozen = _distances(torch.tensor(pairs, device=mean.device), common, moments, distance, compactness, noise)
         best: dict[int, tuple[float, int]] = {}
         for (u, v), value in zip(pairs, frozen.tolist(), strict=True):
             best[u] = min(best.get(u, (math.inf, leaves * 2)), (value, v))
@@ -125,6 +141,7 @@ def merge_tree(
     distance: str,
     compactness: float,
     depth: int,
+    noise: float = 16.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Binary trees; depth - 1 rounds of merging, all of them where depth is 0."""
     batch, leaves = count.shape
@@ -151,7 +168,7 @@ def merge_tree(
             graph[pair] = graph.get(pair, 0) + length
         image = tuple(t[b] for t in moments)
         max_rounds = depth - 1 if depth > 0 else math.inf
-        _merge_image(parents[b], rounds[b], image, graph, leaves, distance, compactness, max_rounds)
+        _merge_image(parents[b], rounds[b], image, graph, leaves, distance, compactness, noise, max_rounds)
 
     def stacked(rows: list[list[int]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int32, device=count.device).reshape(batch, nodes)
