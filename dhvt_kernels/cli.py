@@ -141,7 +141,7 @@ def tokenize(
         "merge_compactness"
     ],
     merge_noise: Annotated[
-        float, _option("Variance of noise in the distance contrast, in squared units of the features.")
+        float | None, _option("Noise in the distance contrast, in squared units of the features; by default --noise.")
     ] = _DEFAULTS["merge_noise"],
     depth: Annotated[int | None, _option("Levels of the hierarchy; all by default, 1 = only leaves.")] = _DEFAULTS[
         "depth"

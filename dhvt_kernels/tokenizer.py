@@ -47,7 +47,7 @@ class Tokenizer(nn.Module):
         smoothing: sigma of the default features, pixels.
         distance: of merging, `"contrast"`, `"ward_length"`, `"ward"` or `"feature"` (see `merge_tree`).
         merge_compactness: weight of a bounding-box term added to that distance (see `merge_tree`).
-        merge_noise: variance of noise in the distance `"contrast"`, in squared units of the features.
+        merge_noise: variance of noise in the distance `"contrast"`, in squared units of the features. None: `noise`.
         depth: None merges to the root; d keeps the first d - 1 rounds (1: the leaves are the tokens).
         weights: of the means that `Partition.features` and `Hierarchy.node_features` hold: `"mean"`, all pixels
             alike, or `"similarity"`, up the tree, as published (see `similarity_pool`). Distances and criteria always
@@ -96,7 +96,7 @@ class Tokenizer(nn.Module):
         smoothing: float = 0.7,
         distance: str = "ward_length",
         merge_compactness: float = 0.0,
-        merge_noise: float = 16.0,
+        merge_noise: float | None = None,
         depth: int | None = None,
         weights: str = "mean",
         criterion: str = "bic",
@@ -123,7 +123,6 @@ class Tokenizer(nn.Module):
         self.temperature = check_float("temperature", temperature, above=0)
         self.distance = check_choice("distance", distance, DISTANCES)
         self.merge_compactness = check_float("merge_compactness", merge_compactness, minimum=0)
-        self.merge_noise = check_float("merge_noise", merge_noise, above=0)
         self.depth = None if depth is None else check_int("depth", depth, 1)
         self.weights = check_choice("weights", weights, WEIGHTS)
         self.grad = check_choice("grad", grad, ("full", "last"))
@@ -138,6 +137,9 @@ class Tokenizer(nn.Module):
             lookahead=lookahead,
             min_gain=min_gain,
             selection_temperature=selection_temperature,
+        )
+        self.merge_noise = (
+            self.selection.noise if merge_noise is None else check_float("merge_noise", merge_noise, above=0)
         )
         #: Writes the features of segments into images, `mean_inject(images, partition)`; None but with `from_dht`.
         self.mean_inject: MeanInjection | None = None

@@ -420,6 +420,28 @@ def test_bad_options_are_refused_at_construction(options, message):
         dk.Tokenizer(**options)
 
 
+@pytest.mark.parametrize("leaves", ["soft", "pixels"])
+def test_the_tree_takes_its_noise_from_the_tokenizer(leaves):
+    class Scaled(torch.nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.lab, self.scale = dk.features.SmoothedLab(), scale
+
+        def forward(self, images):
+            return self.scale * self.lab(images)
+
+    def parents(scale, **options):
+        options |= {"distance": "contrast", "compactness": 5 * scale, "temperature": 4 * scale**2}
+        return dk.Tokenizer(Scaled(scale), leaves=leaves, **options).hierarchy(image).tree.parent
+
+    image = photo(40, 48)
+    expected = parents(1.0, noise=16.0)
+    # Powers of two round nothing.
+    assert torch.equal(parents(0.25, noise=1.0), expected)
+    assert torch.equal(parents(0.25, noise=4.0, merge_noise=1.0), expected)
+    assert not torch.equal(parents(0.25, noise=16.0), expected)
+
+
 def test_bad_images():
     tokenizer = dk.Tokenizer()
     with pytest.raises(TypeError, match=r"images: expected a tensor \[B,C,H,W\]; found ndarray"):
