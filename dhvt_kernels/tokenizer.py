@@ -94,7 +94,7 @@ class Tokenizer(nn.Module):
         compactness: float = 5.0,
         temperature: float = 4.0,
         smoothing: float = 0.7,
-        distance: str = "ward_length",
+        distance: str = "contrast",
         merge_compactness: float = 0.0,
         merge_noise: float | None = None,
         depth: int | None = None,
