@@ -49,6 +49,8 @@ class Recipe(NamedTuple):
 
 RECIPES = (
     Recipe("default", "default recipe", {}),
+    Recipe("soft_ward_length", "ward_length", {"distance": "ward_length"}),
+    Recipe("contrast", "pixels, contrast", {"leaves": "pixels"}),
     Recipe("feature", "pixels, feature", {"leaves": "pixels", "distance": "feature"}),
     Recipe("ward", "pixels, ward", {"leaves": "pixels", "distance": "ward"}),
     Recipe("ward_length", "pixels, ward_length", {"leaves": "pixels", "distance": "ward_length"}),

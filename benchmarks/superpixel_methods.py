@@ -152,6 +152,7 @@ METHODS = (
     Method("felzenszwalb", "Felzenszwalb", felzenszwalb, "scikit-image", "skimage.segmentation"),
     Method("leaves", "soft leaves alone", soft_leaves),
     Method("default", "default recipe", tree()),
+    Method("ward_length", "ward_length", tree(distance="ward_length")),
     Method("pixels", "pixel leaves", tree(leaves="pixels")),
     Method("published", "pixels, feature", tree(leaves="pixels", distance="feature")),
 )
