@@ -278,11 +278,12 @@ def test_compiles_whole_and_once(leaves, compiler):
 
 def test_compiles_with_gradients():
     torch._dynamo.reset()
-    tokenizer, images = encoder_tokenizer(), photo(40, 48)
+    # In float64: ten rounds of clustering multiply what the two convolutions round differently.
+    tokenizer, images = encoder_tokenizer().double(), photo(40, 48).double()
     expected = torch.autograd.grad(loss_of(tokenizer, images), list(tokenizer.parameters()))
     compiled = torch.compile(loss_of, fullgraph=True)
     actual = torch.autograd.grad(compiled(tokenizer, images), list(tokenizer.parameters()))
-    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_state_dict_pickle_copy_and_dtype():
