@@ -14,6 +14,7 @@
 #include "cuda/block.cuh"
 #include "cuda/merge_chain.cuh"
 #include "cuda/merge_tables.cuh"
+#include "cuda/merge_wide.cuh"
 
 namespace dhvt {
 
