@@ -7,6 +7,7 @@ from .hierarchy import Hierarchy, Selection
 from .injection import MeanInjection
 from .ops import *  # noqa: F403
 from .partition import Partition, SoftLeaves
+from .retrofit import Adapter, GridTokenizer, Retrofit, retrofit
 from .tokenizer import Tokenizer, pad_images
 from .vectorize import to_svg
 
@@ -14,16 +15,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     *_operators.__all__,
+    "Adapter",
     "ConvEncoder",
+    "GridTokenizer",
     "Hierarchy",
     "MeanInjection",
     "Partition",
+    "Retrofit",
     "Selection",
     "SmoothedLab",
     "SoftLeaves",
     "Tokenizer",
     "backend",
     "pad_images",
+    "retrofit",
     "to_svg",
 ]
 

@@ -1,0 +1,335 @@
+"""A pretrained Vision Transformer that takes adaptive tokens in place of its fixed patches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._checks import FLOATING, check_choice, check_int, check_tensors
+from ..ops import position_histogram, segment_gather
+from ..partition import Partition
+from .adapter import Adapter, find_adapter
+from .tokens import key_padding, trim, truncate
+
+ALIGN = ("budget", "truncate", "pad")
+TOKENS = ("patches", "features")
+
+
+def retrofit(
+    model: nn.Module,
+    tokenizer: nn.Module,
+    *,
+    tokens: str = "patches",
+    align: str = "budget",
+    max_tokens: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    adapter: Callable[[nn.Module], Adapter] | None = None,
+) -> "Retrofit":
+    """Give a pretrained Vision Transformer adaptive tokens in place of its fixed patches.
+
+    A token is a segment of the tokenizer's partition: its bounding box, resampled to the size of a patch, goes through
+    the model's own patch embedding, and its position is the mean of the model's own position table over the segment::
+
+        token_k = embed(share_k patch_k + (1 - share_k) filler) + sum_g histogram_k,g table_g
+        share_k = mask_k + mix (1 - mask_k)
+
+    The patches are those of the image with `W f_k + b` added to each segment's mean, where `f_k` are the segment's
+    features. Learned and new are `W` and `b` (0 at first: the image as it is), `filler` (0 at first) and `mix` (1/2 at
+    first). On the regular grid of patches (`GridTokenizer`) the result is what the model itself computes.
+
+    Args:
+        model: a `VisionTransformer` of timm or torchvision, a ViT, DINOv2, CLIP or SigLIP of transformers
+            (docs/retrofit.md has the list), or any with an adapter. It is not copied: its parameters are those of the
+            result.
+        tokenizer: a `Tokenizer`, a `GridTokenizer`, or a module from images in [0, 1] and a mask (or None) to a
+            `Partition`. It becomes part of the result, too, and is trained with it.
+        tokens: `"patches"`, as above; or `"features"`: a learned projection of the segments' features, instead of the
+            patches and the patch embedding.
+        align: how images come to numbers of tokens that fit into one batch:
+            `"budget"`: segments merge, by the strength of the tokenizer's criterion, until `max_tokens` are left or
+            fewer;
+            `"truncate"`: of more than `max_tokens` segments, those of least information are dropped;
+            `"pad"`: none are merged or dropped, and there is no `max_tokens`.
+            Rows with fewer tokens than the longest are padded, and the padding is masked, in every case.
+        max_tokens: N. None: the tokenizer's, or else as many as the model has patches for images of this size.
+        mean: what the images are normalised with, per channel, `(image in [0, 1] - mean) / std`: undone for the
+            tokenizer. None: as the model's family was trained (docs/retrofit.md). `mean=(0, 0, 0), std=(1, 1, 1)` for
+            images in [0, 1].
+        std: see mean.
+        adapter: of a model that is not known, a subclass of `Adapter`. None: found by the model's class.
+
+    Returns:
+        A module from images, normalised as for `model`, to what `model` returns; `.model`, `.tokenizer`. Its state dict
+        has the model's under `model.`; `load_state_dict` takes one of the model alone as well.
+
+    Raises:
+        TypeError: a model that is not supported, with what is; arguments of another type.
+        ValueError: a value out of range, or that does not fit another argument.
+
+    Note:
+        Gradients reach the model, the new parameters, and the tokenizer's features: through W f + b and the selection.
+        To know whether a mask is needed the host waits for the tokens' numbers, once per call (not in a compiled or
+        captured graph). The images are copied twice: once as patches, once with the means added.
+
+    Example:
+        >>> import torch, dhvt_kernels as dk
+        >>> from torch import nn
+        >>> class Mean(dk.Adapter):  # of a toy that averages 4 x 4 patches
+        ...     patch_size, channels, width, mean, std = 4, 3, 5, (0, 0, 0), (1, 1, 1)
+        ...
+        ...     def embed(self, patches):
+        ...         return self.model(patches.flatten(2))
+        ...
+        ...     def positions(self, height, width):
+        ...         return None
+        ...
+        ...     def forward(self, tokens, mask):
+        ...         return tokens.sum(1)
+        >>> vit = dk.retrofit(nn.Linear(48, 5), dk.Tokenizer(), max_tokens=7, adapter=Mean)
+        >>> vit(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 5])
+    """
+    for name, value in (("model", model), ("tokenizer", tokenizer)):
+        if not isinstance(value, nn.Module):
+            raise TypeError(f"{name}: expected an nn.Module; found {type(value).__name__}")
+    check_choice("tokens", tokens, TOKENS)
+    check_choice("align", align, ALIGN)
+    if max_tokens is not None:
+        check_int("max_tokens", max_tokens, 1)
+        if align == "pad":
+            raise ValueError('max_tokens: expected None with align="pad", which neither merges nor drops tokens')
+    chosen = find_adapter(model) if adapter is None else adapter(model)
+    if not isinstance(chosen, Adapter):
+        raise TypeError(f"adapter: expected a subclass of Adapter; found {type(chosen).__name__}")
+    normalisation = _normalisation(chosen, mean, std)
+    return Retrofit(chosen, tokenizer, _Options(tokens, align, max_tokens), normalisation)
+
+
+@dataclass(frozen=True)
+class _Options:
+    tokens: str
+    align: str
+    max_tokens: int | None
+
+
+class Retrofit(nn.Module):
+    """What `retrofit` returns: a Vision Transformer on adaptive tokens."""
+
+    mean: Tensor
+    std: Tensor
+    injection: nn.Linear
+    filler: nn.Parameter
+    mix: nn.Parameter
+    projection: nn.Linear
+
+    def __init__(
+        self, adapter: Adapter, tokenizer: nn.Module, options: _Options, normalisation: tuple[Tensor, Tensor]
+    ) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.options = options
+        self.model: nn.Module = adapter.model
+        self.tokenizer = tokenizer
+        parameter = next(self.model.parameters(), torch.zeros(()))
+        like: dict[str, Any] = {"device": parameter.device, "dtype": parameter.dtype}
+        self.register_buffer("mean", normalisation[0].to(parameter.device), persistent=False)
+        self.register_buffer("std", normalisation[1].to(parameter.device), persistent=False)
+        features = self._count_features()
+        if options.tokens == "patches":
+            size, channels = adapter.patch_size, adapter.channels
+            self.injection = nn.Linear(features, channels, **like)
+            nn.init.zeros_(self.injection.weight)
+            nn.init.zeros_(self.injection.bias)
+            self.filler = nn.Parameter(torch.zeros(channels, size, size, **like))
+            self.mix = nn.Parameter(torch.zeros((), **like))
+        else:
+            self.projection = nn.Linear(features, adapter.width, **like)
+        self.register_load_state_dict_pre_hook(_take_states_of_the_model)
+
+    def forward(self, images: Tensor, partition: Partition | None = None, *, mask: Tensor | None = None) -> Any:
+        """Run the model on adaptive tokens.
+
+        Args:
+            images: `[B,C,H,W]`, floating, normalised as for the model; any H and W of at least a patch.
+            partition: the tokens, `[B,H,W]`; None: `self.tokenize(images, mask)`. One that is given is taken as it is
+                with `align="budget"`, which merges hierarchies, and padded to its capacity.
+            mask: bool `[B,H,W]`, False for pixels that belong to no image: the padding at the right and below of images
+                of different size (`pad_images`). Each image has the positions that it would have alone; for that
+                the host reads the mask.
+
+        Returns:
+            What the model returns. Where it returns tokens, those of the segments come in their order.
+
+        Raises:
+            TypeError: not tensors, or another dtype.
+            ValueError: shapes that do not agree, an image smaller than a patch, or a budget that the tokenizer cannot
+                meet.
+        """
+        sizes = self._check(images, mask)
+        if partition is None:
+            partition = self.tokenize(images, mask)
+        else:
+            self._check_partition(partition, images)
+            partition = self._align(partition, images)
+        tokens = self.embed(images, partition)
+        positions = self.positions(partition, sizes)
+        if positions is not None:
+            tokens = tokens + positions
+        if partition.selection_gradient:
+            tokens = tokens * partition.gate.unsqueeze(-1).to(tokens.dtype)
+        real = key_padding(partition.counts, partition.num_segments)
+        if real is not None:
+            tokens = tokens.masked_fill(~real.unsqueeze(-1), 0)
+        return self.adapter.forward(tokens, real)
+
+    def tokenize(self, images: Tensor, mask: Tensor | None = None) -> Partition:
+        """The partition of images, normalised as for the model, into at most N segments; arguments as in `forward`."""
+        self._check(images, mask)
+        plain = (images * self.std + self.mean).clamp(0, 1)
+        limit = self._limit(images)
+        if self.options.align == "budget" and hasattr(self.tokenizer, "hierarchy"):
+            partition = self.tokenizer.hierarchy(plain, mask).cut(max_tokens=limit)
+        else:
+            partition = self.tokenizer(plain, mask)
+        partition = self._align(partition, images)
+        if self.options.align == "budget" and partition.num_segments > limit:
+            partition = trim(partition, max(1, int(partition.counts.max())))
+            if partition.num_segments > limit:
+                raise ValueError(
+                    f"max_tokens: the tokenizer gives {partition.num_segments} segments, and cannot merge them to "
+                    f'{limit}: expected one with hierarchy(images, mask) that is complete, or align="truncate"'
+                )
+        return partition
+
+    def embed(self, images: Tensor, partition: Partition) -> Tensor:
+        """Tokens `[B,N,D]` of the segments, without positions."""
+        if self.options.tokens == "features":
+            return self.projection(partition.features.to(self.projection.weight.dtype))
+        shift = self.injection(partition.features.to(self.injection.weight.dtype))
+        images = images + segment_gather(shift.to(images.dtype), partition.labels)
+        patches, masks = partition.token_patches(images, size=self.adapter.patch_size)
+        share = masks + self.mix.sigmoid().to(masks.dtype) * (1 - masks)
+        return self.adapter.embed(torch.lerp(self.filler.to(patches.dtype), patches, share))
+
+    def positions(self, partition: Partition, sizes: list[tuple[int, int]] | None = None) -> Tensor | None:
+        """`[B,N,D]`: the mean of the position table over each segment; None for a model without.
+
+        Args:
+            partition: of `[B,H,W]` pixels.
+            sizes: the true (height, width) of each image of a padded batch.
+        """
+        labels, number = partition.labels, partition.num_segments
+        if sizes is None:
+            return _mean_position(labels, number, self.adapter.positions(*labels.shape[1:]))
+        rows: list[Tensor | None] = [
+            _mean_position(labels[b : b + 1, :height, :width], number, self.adapter.positions(height, width))
+            for b, (height, width) in enumerate(sizes)
+        ]
+        known = [row for row in rows if row is not None]
+        return torch.cat(known) if known else None
+
+    def extra_repr(self) -> str:
+        return f"tokens={self.options.tokens!r}, align={self.options.align!r}, max_tokens={self.options.max_tokens}"
+
+    def _count_features(self) -> int:
+        """Features per segment, from an empty image."""
+        training = [module for module in self.tokenizer.modules() if module.training]
+        side = self.adapter.patch_size
+        with torch.no_grad():
+            partition = self.tokenizer.eval()(self.mean.new_zeros(1, self.adapter.channels, side, side), None)
+        for module in training:
+            module.training = True
+        if not isinstance(partition, Partition):
+            raise TypeError(f"tokenizer: expected a module that returns a Partition; found {type(partition).__name__}")
+        return partition.node_features.shape[-1]
+
+    def _limit(self, images: Tensor) -> int:
+        own = getattr(getattr(self.tokenizer, "selection", None), "max_tokens", None)
+        side = self.adapter.patch_size
+        return self.options.max_tokens or own or -(-images.shape[2] // side) * -(-images.shape[3] // side)
+
+    def _align(self, partition: Partition, images: Tensor) -> Partition:
+        if self.options.align == "truncate":
+            return truncate(partition, images, self._limit(images))
+        if self.options.align == "pad":
+            return trim(partition, max(1, int(partition.counts.max())) if len(partition) else 1)
+        return partition
+
+    def _check(self, images: Tensor, mask: Tensor | None) -> list[tuple[int, int]] | None:
+        """Raises what `forward` promises; the size of each image where there is a mask."""
+        check_tensors(images=(images, "B C H W", FLOATING), mask=(mask, "B H W?", torch.bool))
+        side, channels = self.adapter.patch_size, self.adapter.channels
+        if images.shape[1] != channels:
+            raise ValueError(f"images: expected [B,{channels},H,W]; found {list(images.shape)}")
+        sizes = None if mask is None else image_sizes(mask)
+        for height, width in sizes if sizes is not None else [tuple(images.shape[2:])]:
+            if height < side or width < side:
+                raise ValueError(
+                    f"images: expected at least one patch of {side} x {side} pixels; found {height} x {width}"
+                )
+        return sizes
+
+    def _check_partition(self, partition: Partition, images: Tensor) -> None:
+        if not isinstance(partition, Partition):
+            raise TypeError(f"partition: expected a Partition; found {type(partition).__name__}")
+        expected = [images.shape[0], *images.shape[2:]]
+        if list(partition.labels.shape) != expected:
+            raise ValueError(f"partition: expected labels {expected}; found {list(partition.labels.shape)}")
+        layer = self.injection if self.options.tokens == "patches" else self.projection
+        if partition.node_features.shape[-1] != layer.in_features:
+            raise ValueError(
+                f"partition: expected {layer.in_features} features, as the tokenizer gives; "
+                f"found {partition.node_features.shape[-1]}"
+            )
+
+
+def image_sizes(mask: Tensor) -> list[tuple[int, int]]:
+    """The (height, width) that holds every pixel of the mask `[B,H,W]`, from the upper left corner."""
+
+    def extent(lines: Tensor) -> list[int]:
+        number = torch.arange(1, lines.shape[1] + 1, device=lines.device)
+        return (lines * number).amax(1).tolist()
+
+    return list(zip(extent(mask.any(2)), extent(mask.any(1)), strict=True))
+
+
+def _mean_position(labels: Tensor, number: int, table: Tensor | None) -> Tensor | None:
+    """`[B,N,D]`; the product is float32, also under autocast."""
+    if table is None:
+        return None
+    height, width = table.shape[:2]
+    histogram = position_histogram(labels, num_segments=number, grid=(height, width)).flatten(2)
+    with torch.autocast(table.device.type, enabled=False):
+        return (histogram @ table.flatten(0, 1).float()).to(table.dtype)
+
+
+def _normalisation(
+    adapter: Adapter, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Tensor, Tensor]:
+    """`[C,1,1]` each."""
+    out = []
+    for name, given, own in (("mean", mean, adapter.mean), ("std", std, adapter.std)):
+        values = torch.tensor(list(own if given is None else given), dtype=torch.float32)
+        if values.shape != (adapter.channels,):
+            raise ValueError(f"{name}: expected {adapter.channels} numbers, one per channel; found {values.tolist()}")
+        out.append(values[:, None, None])
+    if not bool((out[1] > 0).all()):
+        raise ValueError(f"std: expected numbers > 0; found {out[1].flatten().tolist()}")
+    return out[0], out[1]
+
+
+def _take_states_of_the_model(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A state dict of the model alone: its keys move to `model.`, and what the retrofit adds keeps its values."""
+    own = module.model.state_dict()
+    if any(key.startswith(f"{prefix}model.") and key.removeprefix(f"{prefix}model.") in own for key in state):
+        return
+    if not any(key.removeprefix(prefix) in own for key in state if key.startswith(prefix)):
+        return
+    for key in [key for key in state if key.startswith(prefix)]:
+        state[f"{prefix}model.{key.removeprefix(prefix)}"] = state.pop(key)
+    for key, value in module.state_dict().items():
+        if not key.startswith("model."):
+            state[prefix + key] = value

@@ -1,0 +1,106 @@
+"""timm's VisionTransformer: ViT, DeiT, DINOv2, CLIP and SigLIP towers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .adapter import HALF, Adapter, unsupported
+from .patches import embed_patches, square
+
+
+class TimmAdapter(Adapter):
+    """Any `timm.models.vision_transformer.VisionTransformer` with plain patches, and the distilled DeiT."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        embed = self.model.patch_embed
+        if type(embed).__name__ != "PatchEmbed":
+            raise unsupported(model, f"{type(model).__name__} with {type(embed).__name__} instead of PatchEmbed")
+        self.patch_size = square(model, embed.patch_size)
+        self.channels, self.width = embed.proj.in_channels, embed.proj.out_channels
+        normalisation = getattr(model, "pretrained_cfg", None) or {}
+        self.mean, self.std = normalisation.get("mean", HALF[0]), normalisation.get("std", HALF[1])
+
+    @property
+    def _prefix_positions(self) -> int:
+        return 0 if self.model.no_embed_class else self.model.num_prefix_tokens
+
+    def embed(self, patches: Tensor) -> Tensor:
+        embed = self.model.patch_embed
+        return embed.norm(embed_patches(embed.proj, patches))
+
+    def positions(self, height: int, width: int) -> Tensor | None:
+        model = self.model
+        if model.pos_embed is None:
+            return None
+        table, grid = model.pos_embed, model.patch_embed.grid_size
+        if model.dynamic_img_size:
+            from timm.layers import resample_abs_pos_embed
+
+            new = model.patch_embed.dynamic_feat_size((height, width))
+            table = resample_abs_pos_embed(table, new, grid, num_prefix_tokens=self._prefix_positions)
+            grid = new
+        return table[0, self._prefix_positions :].unflatten(0, tuple(grid))
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Any:
+        model = self.model
+        learned = [getattr(model, name, None) for name in ("cls_token", "dist_token", "reg_token")]
+        prefix = [token.expand(tokens.shape[0], -1, -1) for token in learned if token is not None]
+        number = self._prefix_positions
+        if prefix:
+            front = torch.cat(prefix, 1)
+            if model.pos_embed is not None and number:
+                front = front + model.pos_embed[:, :number]
+            tokens = torch.cat([front.to(tokens.dtype), tokens], 1)
+        if model.pos_embed is not None:
+            tokens = model.pos_drop(tokens)
+        tokens = self._drop(tokens, mask)
+        tokens = model.norm_pre(tokens)
+        if mask is not None:
+            mask = F.pad(mask, (model.num_prefix_tokens, 0), value=True)
+        tokens = model.norm(self._blocks(tokens, mask))
+        return model.forward_head(tokens) if mask is None else self._masked_head(tokens, mask)
+
+    def _drop(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        drop = self.model.patch_drop
+        if mask is not None and self.model.training and not isinstance(drop, nn.Identity):
+            raise ValueError("patch_drop_rate: expected 0 for rows with different numbers of tokens")
+        return drop(tokens)
+
+    def _blocks(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        model = self.model
+        keys = None if mask is None else mask[:, None, None]
+        for block in model.blocks:
+            if model.grad_checkpointing:
+                tokens = checkpoint(block, tokens, keys, use_reentrant=False)
+            else:
+                tokens = block(tokens, keys)
+        return tokens
+
+    def _masked_head(self, tokens: Tensor, mask: Tensor) -> Any:
+        """`forward_head`, where the pooling leaves out the padding."""
+        model = self.model
+        if hasattr(model, "dist_token") or (model.attn_pool is None and model.global_pool in ("token", "")):
+            return model.forward_head(tokens)  # pools no patch
+        if not model.pool_include_prefix:
+            tokens, mask = tokens[:, model.num_prefix_tokens :], mask[:, model.num_prefix_tokens :]
+        if model.global_pool == "map":
+            pooled = model.attn_pool(tokens, attn_mask=mask[:, None, None])
+        elif model.attn_pool is None:
+            pooled = _pool(tokens, mask.unsqueeze(-1), model.global_pool)
+        else:
+            raise ValueError(f"global_pool: {model.global_pool!r} takes no rows with different numbers of tokens")
+        pooled = model.head_drop(model.fc_norm(pooled))
+        return model.head(pooled)
+
+
+def _pool(tokens: Tensor, mask: Tensor, kind: str) -> Tensor:
+    """Mean, maximum, or their mean (`avgmax`), over the tokens of the mask."""
+    average = (tokens * mask).sum(1) / mask.sum(1).to(tokens.dtype) if kind != "max" else None
+    maximum = tokens.masked_fill(~mask, -torch.inf).amax(1) if kind != "avg" else None
+    if average is not None and maximum is not None:
+        return 0.5 * (maximum + average)
+    return average if average is not None else maximum  # type: ignore[return-value]

@@ -1,0 +1,208 @@
+"""transformers: ViT, DINOv2, and the vision towers of CLIP and SigLIP."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .adapter import CLIP, HALF, IMAGENET, Adapter
+from .patches import embed_patches, square
+
+
+class _Adapter(Adapter):
+    """What the four share: embeddings with a class token or none, interpolated positions, layers that take a mask.
+
+    The outputs are those of the model, without hidden states and attentions.
+    """
+
+    prefix = 1
+
+    def __init__(self, model: nn.Module, tower: str | None) -> None:
+        super().__init__(model)
+        self._tower = tower if tower is not None and hasattr(model, tower) else None
+        self.patch_size = square(model, self._convolution.kernel_size)
+        self.channels, self.width = self._convolution.in_channels, self._convolution.out_channels
+
+    @property
+    def tower(self) -> Any:
+        """The model without its head for a task."""
+        return self.model if self._tower is None else getattr(self.model, self._tower)
+
+    @property
+    def _convolution(self) -> Any:
+        return self.tower.embeddings.patch_embeddings.projection
+
+    @property
+    def _table(self) -> Tensor:
+        """`[1,prefix+gh*gw,D]`"""
+        return self.tower.embeddings.position_embeddings
+
+    @property
+    def _image_size(self) -> tuple[int, int]:
+        size = self.tower.config.image_size
+        return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+
+    @property
+    def _class_token(self) -> Tensor | None:
+        """`[1,1,D]`"""
+        return self.tower.embeddings.cls_token
+
+    def embed(self, patches: Tensor) -> Tensor:
+        return embed_patches(self._convolution, patches)
+
+    def positions(self, height: int, width: int) -> Tensor:
+        table, grid = self._table, (height // self.patch_size, width // self.patch_size)
+        if (height, width) != self._image_size:
+            # Only the shape of the embeddings is read.
+            like = table.new_zeros(1).expand(1, self.prefix + grid[0] * grid[1], self.width)
+            table = self.tower.embeddings.interpolate_pos_encoding(like, height, width)
+        return table[0, self.prefix :].unflatten(0, grid)
+
+    def _start(self, tokens: Tensor) -> Tensor:
+        """Tokens with the class token before them."""
+        if self._class_token is None:
+            return tokens
+        front = (self._class_token + self._table[:, :1]).expand(tokens.shape[0], -1, -1)
+        return torch.cat([front.to(tokens.dtype), tokens], 1)
+
+    def _layers(self, layers: nn.ModuleList, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        keys = None
+        if mask is not None:
+            from transformers.masking_utils import create_bidirectional_mask
+
+            keys = create_bidirectional_mask(config=self.tower.config, inputs_embeds=tokens, attention_mask=mask)
+        for layer in layers:
+            tokens = layer(tokens, keys)
+        return tokens
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Any:
+        if mask is not None:
+            mask = F.pad(mask, (self.prefix, 0), value=True)
+        return self._finish(*self._encode(self._start(tokens), mask), mask)
+
+    def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The tower's last hidden state and pooled output."""
+        raise NotImplementedError
+
+    def _finish(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Any:
+        """What the tower returns; models with a head return more."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+    def _classify(self, features: Tensor) -> Any:
+        from transformers.modeling_outputs import ImageClassifierOutput
+
+        return ImageClassifierOutput(logits=self.model.classifier(features))
+
+    def _mean(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """`[B,D]`: over the tokens that are patches."""
+        hidden = hidden[:, self.prefix :]
+        if mask is None:
+            return hidden.mean(1)
+        weight = mask[:, self.prefix :, None]
+        return (hidden * weight).sum(1) / weight.sum(1).to(hidden.dtype)
+
+
+class ViTAdapter(_Adapter):
+    """`ViTModel` and `ViTForImageClassification`."""
+
+    mean, std = HALF
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, "vit")
+
+    def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        tower = self.tower
+        hidden = tower.layernorm(self._layers(tower.layers, tower.embeddings.dropout(tokens), mask))
+        return hidden, None if tower.pooler is None else tower.pooler(hidden)
+
+    def _finish(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Any:
+        return super()._finish(hidden, pooled, mask) if self._tower is None else self._classify(hidden[:, 0])
+
+
+class Dinov2Adapter(_Adapter):
+    """`Dinov2Model` and `Dinov2ForImageClassification`."""
+
+    mean, std = IMAGENET
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, "dinov2")
+
+    def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        tower = self.tower
+        hidden = tower.layernorm(self._layers(tower.encoder.layer, tower.embeddings.dropout(tokens), mask))
+        return hidden, hidden[:, 0]
+
+    def _finish(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Any:
+        if self._tower is None:
+            return super()._finish(hidden, pooled, mask)
+        return self._classify(torch.cat([hidden[:, 0], self._mean(hidden, mask)], 1))
+
+
+class _TowerAdapter(_Adapter):
+    """CLIP and SigLIP: one convolution, and positions in an `nn.Embedding`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, "vision_model")
+
+    @property
+    def _convolution(self) -> Any:
+        return self.tower.embeddings.patch_embedding
+
+    @property
+    def _table(self) -> Tensor:
+        return self.tower.embeddings.position_embedding.weight.unsqueeze(0)
+
+
+class CLIPAdapter(_TowerAdapter):
+    """`CLIPVisionModel`, `CLIPVisionModelWithProjection` and `CLIPForImageClassification`."""
+
+    mean, std = CLIP
+
+    @property
+    def _class_token(self) -> Tensor:
+        return self.tower.embeddings.class_embedding[None, None]
+
+    def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        tower = self.tower
+        hidden = self._layers(tower.encoder.layers, tower.pre_layrnorm(tokens), mask)
+        return hidden, tower.post_layernorm(hidden[:, 0])
+
+    def _finish(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Any:
+        if hasattr(self.model, "visual_projection"):
+            from transformers.models.clip.modeling_clip import CLIPVisionModelOutput
+
+            return CLIPVisionModelOutput(image_embeds=self.model.visual_projection(pooled), last_hidden_state=hidden)
+        if hasattr(self.model, "classifier"):
+            return self._classify(self._mean(hidden, mask))
+        return super()._finish(hidden, pooled, mask)
+
+
+class SiglipAdapter(_TowerAdapter):
+    """`SiglipVisionModel`, with or without its pooling head, and `SiglipForImageClassification`."""
+
+    mean, std = HALF
+    prefix = 0
+
+    @property
+    def _class_token(self) -> None:
+        return None
+
+    def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        tower = self.tower
+        hidden = tower.post_layernorm(self._layers(tower.encoder.layers, tokens, mask))
+        return hidden, self._attend(tower.head, hidden, mask) if tower.use_head else None
+
+    def _attend(self, head: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return head(hidden)
+        probe = head.probe.expand(hidden.shape[0], -1, -1)
+        pooled, _ = head.attention(probe, hidden, hidden, key_padding_mask=~mask)
+        return (pooled + head.mlp(head.layernorm(pooled)))[:, 0]
+
+    def _finish(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Any:
+        if hasattr(self.model, "classifier"):
+            return self._classify(self._mean(hidden, mask))
+        return super()._finish(hidden, pooled, mask)
