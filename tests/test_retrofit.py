@@ -1,19 +1,18 @@
-"""Pretrained Vision Transformers on adaptive tokens: equal to the original on its own grid, and robust beside it."""
+"""A retrofitted Vision Transformer is the original on the original's grid, and its padding is not seen."""
+
+import os
 
 import pytest
 import torch
 import vits
 
 import dhvt_kernels as dk
+from dhvt_kernels.retrofit import tokens as alignment
 
+#: Path of a real ViT-S/16, a state dict in timm's names.
+WEIGHTS = os.environ.get("DHVT_VIT_WEIGHTS")
 
-def equal(found, expected, tolerance=1e-5):
-    found, expected = vits.tensors(found), vits.tensors(expected)
-    assert len(found) == len(expected) > 0
-    for one, other in zip(found, expected, strict=True):
-        assert one.shape == other.shape
-        assert other.abs().max() > 1e-3, "says nothing"
-        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * max(1, float(other.abs().max())))
+# Exactness
 
 
 @torch.no_grad()
@@ -22,9 +21,7 @@ def equal(found, expected, tolerance=1e-5):
 def test_on_its_own_grid_it_is_the_original(family, size):
     model = vits.make(family, size)
     images = torch.randn(2, 3, size, size)
-    expected = model(images)
-    for tokenizer in (dk.GridTokenizer(8),):
-        equal(dk.retrofit(model, tokenizer)(images), expected)
+    vits.equal(dk.retrofit(model, dk.GridTokenizer(8))(images), model(images))
 
 
 @torch.no_grad()
@@ -33,4 +30,181 @@ def test_on_its_own_grid_it_is_the_original(family, size):
 def test_at_other_resolutions_it_is_the_original(family, size):
     model, images = vits.make(family), torch.randn(2, 3, *size)
     expected = model(images, **vits.DYNAMIC[family][1])
-    equal(dk.retrofit(model, dk.GridTokenizer(8))(images), expected)
+    vits.equal(dk.retrofit(model, dk.GridTokenizer(8))(images), expected)
+
+
+@torch.no_grad()
+def test_a_given_partition_is_taken():
+    model, images = vits.make("timm"), torch.randn(2, 3, 32, 32)
+    vit = vits.adaptive(model)
+    partition = dk.GridTokenizer(8)(images)
+    vits.equal(vit(images, partition), model(images))
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not WEIGHTS, reason="DHVT_VIT_WEIGHTS is not the path of a ViT-S/16")
+@pytest.mark.parametrize("size", [224, 256])
+def test_a_real_vit_on_its_own_grid_is_the_original(size):
+    vits.library("timm")
+    from timm.models.vision_transformer import VisionTransformer
+
+    small = {"embed_dim": 384, "depth": 12, "num_heads": 6, "num_classes": 0, "init_values": 1e-5}
+    model = VisionTransformer(img_size=224, patch_size=16, dynamic_img_size=size != 224, **small).eval()
+    model.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+    images = (vits.photos(2, size, size) - 0.45) / 0.225
+    vits.equal(dk.retrofit(model, dk.GridTokenizer(16))(images), model(images))
+
+
+@torch.no_grad()
+def test_at_first_the_injection_changes_nothing():
+    vit = vits.adaptive(vits.make("timm"))
+    images = vits.plain_and_busy()
+    partition = vit.tokenize(images)
+    patches, masks = partition.token_patches(images, size=8)
+    before = vit.embed(images, partition)
+    share = vit.mix.sigmoid()
+    assert share > 0.95
+    vits.equal(before, vit.adapter.embed(patches * (masks + share * (1 - masks))))
+    vit.injection.weight.normal_()
+    assert not torch.allclose(vit.embed(images, partition), before)
+
+
+@torch.no_grad()
+def test_positions_are_means_of_the_table_over_the_segments():
+    model = vits.make("timm")
+    vit = vits.adaptive(model)
+    partition = vit.tokenize(vits.photos())
+    table = model.pos_embed[0, 1:].reshape(4, 4, -1).repeat_interleave(8, 0).repeat_interleave(8, 1)
+    expected = partition.pool(table.permute(2, 0, 1).repeat(2, 1, 1, 1))
+    torch.testing.assert_close(vit.positions(partition), expected)
+
+
+# Padding
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", vits.FAMILIES)
+def test_padding_never_influences_a_token(family, monkeypatch):
+    """With NaN, huge values and nothing in the padding, and as if the image were alone."""
+    vit = vits.adaptive(vits.make(family))
+    images = vits.plain_and_busy()
+    few, many = vit.tokenize(images).counts.tolist()
+    assert few < many
+    expected = vits.tensors(vit(images))
+    embed = type(vit).embed
+
+    def poisoned(vit, images, partition):
+        tokens = embed(vit, images, partition)
+        assert tokens.shape[1] == many
+        return tokens.masked_fill((torch.arange(many) >= partition.counts[:, None]).unsqueeze(-1), poison)
+
+    monkeypatch.setattr(type(vit), "embed", poisoned)
+    for poison in (torch.nan, torch.inf, 1e30):  # noqa: B007
+        for found, value in zip(vits.tensors(vit(images)), expected, strict=True):
+            assert torch.equal(found, value)
+    monkeypatch.undo()
+    for found, value in zip(vits.tensors(vit(images[:1])), expected, strict=True):
+        value = value[:1, : found.shape[1]]
+        torch.testing.assert_close(found, value, rtol=0, atol=1e-5 * max(1, float(value.abs().max())))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["timm", "timm-siglip", "ViTModel", "CLIPVisionModel"])
+def test_padding_without_fused_attention(family):
+    vit, images = vits.adaptive(vits.make(family)), vits.plain_and_busy()
+    expected = vit(images)
+    for module in vit.model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    if hasattr(vit.model, "set_attn_implementation"):
+        vit.model.set_attn_implementation("eager")
+    vits.equal(vit(images), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokenizer", [dk.GridTokenizer(8), dk.Tokenizer(cell=4)], ids=["grid", "adaptive"])
+@pytest.mark.parametrize("family", ["timm-siglip", "timm-dynamic", "Dinov2ForImageClassification", "CLIPVisionModel"])
+def test_images_of_different_size_give_what_they_give_alone(family, tokenizer):
+    vit = dk.retrofit(vits.make(family), tokenizer, max_tokens=24, mean=(0, 0, 0), std=(1, 1, 1))
+    single = [vits.photos(1, *size)[0] for size in ((32, 32), (40, 24), (16, 48))]
+    images, mask = dk.pad_images(single)
+    images = images.masked_fill(~mask[:, None], torch.nan)
+    together = vits.tensors(vit(images, mask=mask))
+    for b, image in enumerate(single):
+        for found, value in zip(together, vits.tensors(vit(image[None])), strict=True):
+            row = found[b : b + 1]
+            if value.dim() == 3:
+                number = 1 + int(vit.tokenize(image[None]).counts)
+                row, value = row[:, :number], value[:, :number]
+            torch.testing.assert_close(row, value, rtol=0, atol=2e-5 * max(1, float(value.abs().max())))
+
+
+# Numbers of tokens
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("budget", [1, 2, 5, 100])
+@pytest.mark.parametrize("align", ["budget", "truncate"])
+def test_there_are_at_most_as_many_tokens_as_asked_for_and_at_least_one(align, budget):
+    vit = vits.adaptive(vits.make("timm-mean"), align=align, max_tokens=budget)
+    images = vits.plain_and_busy()
+    partition = vit.tokenize(images)
+    assert (partition.counts >= 1).all()
+    assert partition.counts.max() <= budget
+    assert partition.num_segments <= budget
+    for b, count in enumerate(partition.counts.tolist()):
+        assert partition.labels[b].unique().tolist()[-count:] == list(range(count))
+    assert vit(images).isfinite().all()
+
+
+@torch.no_grad()
+def test_budget_merges_as_the_tokenizer_does():
+    vit = vits.adaptive(vits.make("timm"), max_tokens=9)
+    images = vits.photos()
+    expected = vit.tokenizer.hierarchy(images).cut(max_tokens=9)
+    assert torch.equal(vit.tokenize(images).labels, expected.labels)
+
+
+@torch.no_grad()
+def test_without_a_budget_it_is_the_tokenizers_or_the_number_of_patches():
+    model, images = vits.make("timm-dynamic"), vits.photos(1, 40, 64)
+    assert vits.adaptive(model, max_tokens=None).tokenize(images).num_segments == 40
+    vit = dk.retrofit(model, dk.Tokenizer(cell=4, max_tokens=11), mean=(0, 0, 0), std=(1, 1, 1))
+    assert vit.tokenize(images).num_segments == 11
+
+
+@torch.no_grad()
+def test_pad_keeps_every_segment():
+    vit = vits.adaptive(vits.make("timm"), align="pad", max_tokens=None)
+    images = vits.plain_and_busy()
+    partition, expected = vit.tokenize(images), vit.tokenizer(images)
+    assert torch.equal(partition.labels, expected.labels)
+    vits.equal(vit(images, expected), vit(images))
+    assert alignment.compact(partition)[0].num_segments == expected.counts.max()
+
+
+@torch.no_grad()
+def test_truncation_drops_the_segments_of_least_information():
+    vit = vits.adaptive(vits.make("timm"), align="truncate", max_tokens=6)
+    images = vits.photos(3)
+    whole, partition = vit.tokenizer(images), vit.tokenize(images)
+    for b, count in enumerate(whole.counts.tolist()):
+        deviation = (images[b] - images[b].mean((1, 2), keepdim=True)).square().sum(0)
+        information = torch.stack([deviation[whole.labels[b] == k].sum() for k in range(count)])
+        torch.testing.assert_close(alignment.information(whole, images)[b, :count], information, rtol=1e-4, atol=1e-4)
+        kept = information.argsort(descending=True)[:6].sort().values
+        for new, old in enumerate(kept.tolist()):
+            assert torch.equal(partition.labels[b] == new, whole.labels[b] == old)
+            torch.testing.assert_close(partition.features[b, new], whole.features[b, old])
+        assert (partition.labels[b] == -1).sum() == sum(
+            (whole.labels[b] == k).sum() for k in range(count) if k not in kept
+        )
+
+
+@torch.no_grad()
+def test_a_cut_of_many_is_truncated_too():
+    vit = vits.adaptive(vits.make("timm"), align="truncate", max_tokens=6)
+    images = vits.photos()
+    many = vit.tokenizer.hierarchy(images).cut(max_tokens=[4, 12])
+    assert vit(images, many[1]).isfinite().all()
+    vits.equal(vit(images, many[0]), vits.adaptive(vit.model)(images, many[0]))

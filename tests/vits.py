@@ -1,9 +1,13 @@
-"""Small Vision Transformers of every supported family, with random weights."""
+"""For the tests of `retrofit`: small Vision Transformers of every supported family, with random weights, and images."""
 
 import importlib.util
+import sys
 
 import pytest
+import skimage.data
 import torch
+
+import dhvt_kernels as dk
 
 
 def _torchvision():
@@ -11,8 +15,6 @@ def _torchvision():
     try:
         import torchvision
     except RuntimeError:
-        import sys
-
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         for name in ("nms", "qnms"):
@@ -135,3 +137,32 @@ def tensors(output):
     if isinstance(output, torch.Tensor):
         return [output]
     return [value for value in output.values() if value is not None]
+
+
+def equal(found, expected, tolerance=1e-5):
+    found, expected = tensors(found), tensors(expected)
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert other.abs().max() > 1e-3, "says nothing"
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * max(1, float(other.abs().max())))
+
+
+def photos(batch=2, height=32, width=32):
+    """Crops of a photograph, in [0, 1]."""
+    photo = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1).float() / 255
+    return torch.stack([photo[:, 40 * b : 40 * b + height, 200 : 200 + width] for b in range(batch)])
+
+
+def adaptive(model, **options):
+    """A retrofit for photographs in [0, 1] whose images get different numbers of tokens."""
+    options = {"max_tokens": 14, **options}
+    return dk.retrofit(model, dk.Tokenizer(cell=4), mean=(0, 0, 0), std=(1, 1, 1), **options)
+
+
+def plain_and_busy(size=32):
+    """One image with few tokens, one with many."""
+    images = photos(2, size, size)
+    images[0] = 0.3
+    images[0, :, :, size // 2 :] = 0.8
+    return images

@@ -11,7 +11,7 @@ from .._checks import FLOATING, check_choice, check_int, check_tensors
 from ..ops import position_histogram, segment_gather
 from ..partition import Partition
 from .adapter import Adapter, find_adapter
-from .tokens import key_padding, trim, truncate
+from .tokens import compact, truncate
 
 ALIGN = ("budget", "truncate", "pad")
 TOKENS = ("patches", "features")
@@ -37,8 +37,9 @@ def retrofit(
         share_k = mask_k + mix (1 - mask_k)
 
     The patches are those of the image with `W f_k + b` added to each segment's mean, where `f_k` are the segment's
-    features. Learned and new are `W` and `b` (0 at first: the image as it is), `filler` (0 at first) and `mix` (1/2 at
-    first). On the regular grid of patches (`GridTokenizer`) the result is what the model itself computes.
+    features. New and learned are `W` and `b` (0 at first: the image as it is), `filler` (0 at first) and the share `mix`
+    of the background that stays (0.95 at first; the parameter is its logit). On the regular grid of patches
+    (`GridTokenizer`) the result is what the model itself computes.
 
     Args:
         model: a `VisionTransformer` of timm or torchvision, a ViT, DINOv2, CLIP or SigLIP of transformers
@@ -53,7 +54,7 @@ def retrofit(
             fewer;
             `"truncate"`: of more than `max_tokens` segments, those of least information are dropped;
             `"pad"`: none are merged or dropped, and there is no `max_tokens`.
-            Rows with fewer tokens than the longest are padded, and the padding is masked, in every case.
+            In every case rows with fewer tokens than the longest are padded, and the padding is masked.
         max_tokens: N. None: the tokenizer's, or else as many as the model has patches for images of this size.
         mean: what the images are normalised with, per channel, `(image in [0, 1] - mean) / std`: undone for the
             tokenizer. None: as the model's family was trained (docs/retrofit.md). `mean=(0, 0, 0), std=(1, 1, 1)` for
@@ -71,8 +72,9 @@ def retrofit(
 
     Note:
         Gradients reach the model, the new parameters, and the tokenizer's features: through W f + b and the selection.
-        To know whether a mask is needed the host waits for the tokens' numbers, once per call (not in a compiled or
-        captured graph). The images are copied twice: once as patches, once with the means added.
+        To pad no more than is needed the host waits for the numbers of tokens, once per call; in a compiled or captured
+        graph it does not, and every row is padded to N. The images are copied twice: with the means added, and as
+        patches.
 
     Example:
         >>> import torch, dhvt_kernels as dk
@@ -120,6 +122,7 @@ class Retrofit(nn.Module):
 
     mean: Tensor
     std: Tensor
+    tokenizer: Any
     injection: nn.Linear
     filler: nn.Parameter
     mix: nn.Parameter
@@ -144,18 +147,17 @@ class Retrofit(nn.Module):
             nn.init.zeros_(self.injection.weight)
             nn.init.zeros_(self.injection.bias)
             self.filler = nn.Parameter(torch.zeros(channels, size, size, **like))
-            self.mix = nn.Parameter(torch.zeros((), **like))
+            self.mix = nn.Parameter(torch.full((), 3.0, **like))
         else:
             self.projection = nn.Linear(features, adapter.width, **like)
-        self.register_load_state_dict_pre_hook(_take_states_of_the_model)
 
     def forward(self, images: Tensor, partition: Partition | None = None, *, mask: Tensor | None = None) -> Any:
         """Run the model on adaptive tokens.
 
         Args:
             images: `[B,C,H,W]`, floating, normalised as for the model; any H and W of at least a patch.
-            partition: the tokens, `[B,H,W]`; None: `self.tokenize(images, mask)`. One that is given is taken as it is
-                with `align="budget"`, which merges hierarchies, and padded to its capacity.
+            partition: the tokens, of `[B,H,W]` pixels; None: `self.tokenize(images, mask)`. One that is given is
+                truncated with `align="truncate"`, and else taken as it is.
             mask: bool `[B,H,W]`, False for pixels that belong to no image: the padding at the right and below of images
                 of different size (`pad_images`). Each image has the positions that it would have alone; for that
                 the host reads the mask.
@@ -170,17 +172,17 @@ class Retrofit(nn.Module):
         """
         sizes = self._check(images, mask)
         if partition is None:
-            partition = self.tokenize(images, mask)
+            partition = self._tokenize(images, mask)
         else:
             self._check_partition(partition, images)
             partition = self._align(partition, images)
+        partition, real = compact(partition)
         tokens = self.embed(images, partition)
         positions = self.positions(partition, sizes)
         if positions is not None:
             tokens = tokens + positions
         if partition.selection_gradient:
             tokens = tokens * partition.gate.unsqueeze(-1).to(tokens.dtype)
-        real = key_padding(partition.counts, partition.num_segments)
         if real is not None:
             tokens = tokens.masked_fill(~real.unsqueeze(-1), 0)
         return self.adapter.forward(tokens, real)
@@ -188,21 +190,7 @@ class Retrofit(nn.Module):
     def tokenize(self, images: Tensor, mask: Tensor | None = None) -> Partition:
         """The partition of images, normalised as for the model, into at most N segments; arguments as in `forward`."""
         self._check(images, mask)
-        plain = (images * self.std + self.mean).clamp(0, 1)
-        limit = self._limit(images)
-        if self.options.align == "budget" and hasattr(self.tokenizer, "hierarchy"):
-            partition = self.tokenizer.hierarchy(plain, mask).cut(max_tokens=limit)
-        else:
-            partition = self.tokenizer(plain, mask)
-        partition = self._align(partition, images)
-        if self.options.align == "budget" and partition.num_segments > limit:
-            partition = trim(partition, max(1, int(partition.counts.max())))
-            if partition.num_segments > limit:
-                raise ValueError(
-                    f"max_tokens: the tokenizer gives {partition.num_segments} segments, and cannot merge them to "
-                    f'{limit}: expected one with hierarchy(images, mask) that is complete, or align="truncate"'
-                )
-        return partition
+        return self._tokenize(images, mask)
 
     def embed(self, images: Tensor, partition: Partition) -> Tensor:
         """Tokens `[B,N,D]` of the segments, without positions."""
@@ -231,6 +219,18 @@ class Retrofit(nn.Module):
         known = [row for row in rows if row is not None]
         return torch.cat(known) if known else None
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        """Takes the state dict of the model alone as well: what the retrofit adds then keeps its values."""
+        mine = [key for key in state_dict if key.startswith(prefix)]
+        own = self.model.state_dict().keys()
+        whole = any(key.removeprefix(f"{prefix}model.") in own for key in mine if key.startswith(f"{prefix}model."))
+        if not whole and any(key.removeprefix(prefix) in own for key in mine):
+            for key in mine:
+                state_dict[f"{prefix}model.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+            added = {key: value for key, value in self.state_dict().items() if not key.startswith("model.")}
+            state_dict.update({prefix + key: value for key, value in added.items()})
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
     def extra_repr(self) -> str:
         return f"tokens={self.options.tokens!r}, align={self.options.align!r}, max_tokens={self.options.max_tokens}"
 
@@ -246,6 +246,23 @@ class Retrofit(nn.Module):
             raise TypeError(f"tokenizer: expected a module that returns a Partition; found {type(partition).__name__}")
         return partition.node_features.shape[-1]
 
+    def _tokenize(self, images: Tensor, mask: Tensor | None) -> Partition:
+        plain = (images * self.std + self.mean).clamp(0, 1)
+        limit = self._limit(images)
+        if self.options.align == "budget" and hasattr(self.tokenizer, "hierarchy"):
+            partition = self.tokenizer.hierarchy(plain, mask).cut(max_tokens=limit)
+        else:
+            partition = self.tokenizer(plain, mask)
+        partition = self._align(partition, images)
+        if self.options.align == "budget" and partition.num_segments > limit:
+            partition, _ = compact(partition)
+            if partition.num_segments > limit:
+                raise ValueError(
+                    f"max_tokens: the tokenizer gives {partition.num_segments} segments, and cannot merge them to "
+                    f'{limit}: expected one with hierarchy(images, mask) that is complete, or align="truncate"'
+                )
+        return partition
+
     def _limit(self, images: Tensor) -> int:
         own = getattr(getattr(self.tokenizer, "selection", None), "max_tokens", None)
         side = self.adapter.patch_size
@@ -254,8 +271,6 @@ class Retrofit(nn.Module):
     def _align(self, partition: Partition, images: Tensor) -> Partition:
         if self.options.align == "truncate":
             return truncate(partition, images, self._limit(images))
-        if self.options.align == "pad":
-            return trim(partition, max(1, int(partition.counts.max())) if len(partition) else 1)
         return partition
 
     def _check(self, images: Tensor, mask: Tensor | None) -> list[tuple[int, int]] | None:
@@ -319,17 +334,3 @@ def _normalisation(
     if not bool((out[1] > 0).all()):
         raise ValueError(f"std: expected numbers > 0; found {out[1].flatten().tolist()}")
     return out[0], out[1]
-
-
-def _take_states_of_the_model(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A state dict of the model alone: its keys move to `model.`, and what the retrofit adds keeps its values."""
-    own = module.model.state_dict()
-    if any(key.startswith(f"{prefix}model.") and key.removeprefix(f"{prefix}model.") in own for key in state):
-        return
-    if not any(key.removeprefix(prefix) in own for key in state if key.startswith(prefix)):
-        return
-    for key in [key for key in state if key.startswith(prefix)]:
-        state[f"{prefix}model.{key.removeprefix(prefix)}"] = state.pop(key)
-    for key, value in module.state_dict().items():
-        if not key.startswith("model."):
-            state[prefix + key] = value

@@ -88,7 +88,10 @@ class TimmAdapter(Adapter):
         if not model.pool_include_prefix:
             tokens, mask = tokens[:, model.num_prefix_tokens :], mask[:, model.num_prefix_tokens :]
         if model.global_pool == "map":
-            pooled = model.attn_pool(tokens, attn_mask=mask[:, None, None])
+            keys = mask[:, None, None]
+            if not model.attn_pool.fused_attn:  # which adds the mask
+                keys = tokens.new_zeros(()).masked_fill(~keys, -torch.inf)
+            pooled = model.attn_pool(tokens, attn_mask=keys)
         elif model.attn_pool is None:
             pooled = _pool(tokens, mask.unsqueeze(-1), model.global_pool)
         else:

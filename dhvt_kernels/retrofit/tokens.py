@@ -57,12 +57,17 @@ def truncate(partition: Partition, images: Tensor, length: int) -> Partition:
     )
 
 
-def key_padding(counts: Tensor, length: int) -> Tensor | None:
-    """bool `[B,length]`, False for padding; None where all rows are full, so that attention needs no mask.
+def compact(partition: Partition) -> tuple[Partition, Tensor | None]:
+    """The same segments in as many slots as the batch needs, and which of them are filled.
 
-    To know that, the host reads one value; where it cannot (in a compiled or captured graph) there is always a mask.
+    The mask is bool `[B,N]`, or None where all are filled, so that attention needs none. For that the host reads the
+    counts; where it cannot, in a compiled or captured graph, there are all slots and always a mask.
     """
-    mask = torch.arange(length, device=counts.device) < counts[:, None]
-    if torch.compiler.is_compiling() or (counts.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return mask
-    return None if bool(mask.all()) else mask
+    counts = partition.counts
+    compiled = torch.compiler.is_compiling() or (counts.is_cuda and torch.cuda.is_current_stream_capturing())
+    if not compiled and len(partition):
+        least, most = torch.stack(torch.aminmax(counts)).tolist()
+        partition = trim(partition, max(1, most))
+        if least == partition.num_segments:
+            return partition, None
+    return partition, torch.arange(partition.num_segments, device=counts.device) < counts[:, None]
