@@ -60,9 +60,11 @@ clean:
 	$(BIN)/pip install -q 'setuptools>=77' wheel cmake ninja
 	touch $@
 
-# The editable install builds the library; ninja compiles only what changed.
+# The editable install builds the library; ninja compiles only what changed. Without timm and torchvision the tests that
+# need them are skipped.
 .venv/built: .venv/installed CMakeLists.txt setup.py $(wildcard csrc/cuda/*.cmake) $(CPP)
 	$(BIN)/pip install -q --no-build-isolation -e '.[dev,demo]'
+	-$(BIN)/pip install -q --no-deps timm torchvision==0.28.0
 	touch $@
 
 # The CUDA sources compiled for the CPU (docs/emulation.md).

@@ -37,7 +37,7 @@ def retrofit(
         share_k = mask_k + mix (1 - mask_k)
 
     The patches are those of the image with `W f_k + b` added to each segment's mean, where `f_k` are the segment's
-    features. New and learned are `W` and `b` (0 at first: the image as it is), `filler` (0 at first) and the share `mix`
+    features. New and learned are `W`, `b` (0 at first: the image as it is), `filler` (0 at first) and the share `mix`
     of the background that stays (0.95 at first; the parameter is its logit). On the regular grid of patches
     (`GridTokenizer`) the result is what the model itself computes.
 
@@ -79,7 +79,7 @@ def retrofit(
     Example:
         >>> import torch, dhvt_kernels as dk
         >>> from torch import nn
-        >>> class Mean(dk.Adapter):  # of a toy that averages 4 x 4 patches
+        >>> class Sum(dk.Adapter):  # of a toy that adds up 4 x 4 patches
         ...     patch_size, channels, width, mean, std = 4, 3, 5, (0, 0, 0), (1, 1, 1)
         ...
         ...     def embed(self, patches):
@@ -90,7 +90,7 @@ def retrofit(
         ...
         ...     def forward(self, tokens, mask):
         ...         return tokens.sum(1)
-        >>> vit = dk.retrofit(nn.Linear(48, 5), dk.Tokenizer(), max_tokens=7, adapter=Mean)
+        >>> vit = dk.retrofit(nn.Linear(48, 5), dk.Tokenizer(), max_tokens=7, adapter=Sum)
         >>> vit(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 5])
     """
