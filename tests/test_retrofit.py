@@ -25,6 +25,13 @@ def test_on_its_own_grid_it_is_the_original(family, size):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("family", ["timm", "timm-siglip", "timm-deit-distilled", "ViTModel"])
+def test_a_model_of_oblong_images_is_the_original(family):
+    model, images = vits.make(family, (24, 40)), torch.randn(2, 3, 24, 40)
+    vits.equal(dk.retrofit(model, dk.GridTokenizer(8))(images), model(images))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("size", [(32, 48), (56, 24), (64, 64)])
 @pytest.mark.parametrize("family", vits.DYNAMIC)
 def test_at_other_resolutions_it_is_the_original(family, size):
@@ -77,6 +84,25 @@ def test_positions_are_means_of_the_table_over_the_segments():
     table = model.pos_embed[0, 1:].reshape(4, 4, -1).repeat_interleave(8, 0).repeat_interleave(8, 1)
     expected = partition.pool(table.permute(2, 0, 1).repeat(2, 1, 1, 1))
     torch.testing.assert_close(vit.positions(partition), expected)
+
+
+@torch.no_grad()
+def test_the_grid_tokenizer():
+    images, mask = dk.pad_images([torch.rand(3, 20, 9), torch.rand(3, 8, 30)])
+    partition = dk.GridTokenizer(8)(images, mask)
+    assert partition.counts.tolist() == [6, 4]
+    assert partition.num_segments == 12
+    for b, columns in ((0, 2), (1, 4)):
+        y, x = mask[b].nonzero().T
+        assert torch.equal(partition.labels[b, y, x], (y // 8 * columns + x // 8).int())
+    assert (partition.labels[~mask] == -1).all()
+    torch.testing.assert_close(partition.features, partition.pool(images))
+    assert partition.node[1].tolist() == [0, 1, 2, 3] + 8 * [-1]
+    assert dk.GridTokenizer(40)(images).counts.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="size: expected an integer >= 1; found 0"):
+        dk.GridTokenizer(0)
+    with pytest.raises(TypeError, match=r"images: expected \[B,C,H,W\]"):
+        dk.GridTokenizer(8)(images.byte())
 
 
 # Padding

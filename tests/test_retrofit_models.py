@@ -64,6 +64,25 @@ def test_patch_embeddings_that_are_no_patches_are_refused():
         dk.retrofit(VisionTransformer(img_size=32, embed_dim=8, depth=1, num_heads=1, embed_layer=Stem), dk.Tokenizer())
 
 
+def test_blocks_without_a_mask_are_refused():
+    vits.library("timm")
+    from timm.models.vision_transformer import Block, VisionTransformer
+
+    class Old(Block):
+        def forward(self, tokens):
+            return super().forward(tokens)
+
+    with pytest.raises(TypeError, match="VisionTransformer with Old, which takes no attn_mask"):
+        dk.retrofit(VisionTransformer(img_size=32, embed_dim=8, depth=1, num_heads=1, block_fn=Old), dk.Tokenizer())
+
+
+def test_old_transformers_are_refused(monkeypatch):
+    model = vits.make("ViTModel")
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.57.1")
+    with pytest.raises(TypeError, match=r"found ViTModel of transformers 4\.57\.1, older than 5; expected one of"):
+        dk.retrofit(model, dk.Tokenizer())
+
+
 @torch.no_grad()
 def test_what_takes_no_padding_says_so():
     """And works where there is none."""

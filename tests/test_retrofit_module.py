@@ -100,6 +100,7 @@ def gradients(vit, images):
     return {name: p.grad.clone() for name, p in vit.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
 @pytest.mark.parametrize(
     "family", ["timm", "timm-siglip", "ViTModel", "Dinov2Model", "CLIPVisionModel", "SiglipVisionModel"]
 )
@@ -110,7 +111,11 @@ def test_gradient_checkpointing(family):
         vit.model.set_grad_checkpointing()
     else:
         vit.model.gradient_checkpointing_enable()
+    calls = []
+    first = next(module for module in vit.model.modules() if type(module).__name__.lower().endswith("mlp"))
+    first.register_forward_pre_hook(lambda *_: calls.append(1))
     found = gradients(vit, images)
+    assert len(calls) == 2, "computed again"
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=name)

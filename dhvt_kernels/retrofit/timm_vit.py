@@ -1,5 +1,6 @@
 """timm's VisionTransformer: ViT, DeiT, DINOv2, CLIP and SigLIP towers."""
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,6 +20,11 @@ class TimmAdapter(Adapter):
         embed = self.model.patch_embed
         if type(embed).__name__ != "PatchEmbed":
             raise unsupported(model, f"{type(model).__name__} with {type(embed).__name__} instead of PatchEmbed")
+        for block in self.model.blocks:
+            if "attn_mask" not in signature(block.forward).parameters:
+                raise unsupported(
+                    model, f"{type(model).__name__} with {type(block).__name__}, which takes no attn_mask"
+                )
         self.patch_size = square(model, embed.patch_size)
         self.channels, self.width = embed.proj.in_channels, embed.proj.out_channels
         normalisation = getattr(model, "pretrained_cfg", None) or {}

@@ -1,12 +1,13 @@
 """transformers: ViT, DINOv2, and the vision towers of CLIP and SigLIP."""
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapter import CLIP, HALF, IMAGENET, Adapter
+from .adapter import CLIP, HALF, IMAGENET, Adapter, unsupported
 from .patches import embed_patches, square
 
 
@@ -18,9 +19,12 @@ class _Adapter(Adapter):
 
     prefix = 1
 
-    def __init__(self, model: nn.Module, tower: str | None) -> None:
+    def __init__(self, model: nn.Module, tower: str) -> None:
         super().__init__(model)
-        self._tower = tower if tower is not None and hasattr(model, tower) else None
+        version = sys.modules[type(model).__module__.split(".")[0]].__version__
+        if int(version.split(".")[0]) < 5:
+            raise unsupported(model, f"{type(model).__name__} of transformers {version}, older than 5")
+        self._tower = tower if hasattr(model, tower) else None
         self.patch_size = square(model, self._convolution.kernel_size)
         self.channels, self.width = self._convolution.in_channels, self._convolution.out_channels
 
