@@ -10,8 +10,8 @@ import torch
 import dhvt_kernels as dk
 
 
-def _torchvision():
-    """Import torchvision, whose wheels of another build of torch lack the operators that it registers gradients for."""
+def _import_torchvision():
+    """Its wheels of another build of torch cannot register its operators: then without those, which no model needs."""
     try:
         import torchvision
     except RuntimeError:
@@ -19,16 +19,15 @@ def _torchvision():
             del sys.modules[name]
         for name in ("nms", "qnms"):
             torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        import torchvision
-    return torchvision
+        import torchvision  # noqa: F401
 
 
 def library(name):
     """The library, or the test is skipped."""
-    if importlib.util.find_spec("torchvision") is None and name in ("timm", "torchvision"):
+    if importlib.util.find_spec("torchvision") is not None:
+        _import_torchvision()  # timm needs it, and transformers imports it where it is there
+    elif name in ("timm", "torchvision"):
         pytest.skip(f"{name} needs torchvision: pip install --no-deps torchvision")
-    if name in ("timm", "torchvision"):
-        _torchvision()
     return pytest.importorskip(name)
 
 

@@ -60,7 +60,7 @@ class TimmAdapter(Adapter):
             front = torch.cat(prefix, 1)
             if model.pos_embed is not None and number:
                 front = front + model.pos_embed[:, :number]
-            tokens = torch.cat([front.to(tokens.dtype), tokens], 1)
+            tokens = torch.cat([front, tokens], 1)
         if model.pos_embed is not None:
             tokens = model.pos_drop(tokens)
         tokens = self._drop(tokens, mask)
@@ -108,8 +108,8 @@ class TimmAdapter(Adapter):
 
 def _pool(tokens: Tensor, mask: Tensor, kind: str) -> Tensor:
     """Mean, maximum, or their mean (`avgmax`), over the tokens of the mask."""
-    average = (tokens * mask).sum(1) / mask.sum(1).to(tokens.dtype) if kind != "max" else None
-    maximum = tokens.masked_fill(~mask, -torch.inf).amax(1) if kind != "avg" else None
-    if average is not None and maximum is not None:
-        return 0.5 * (maximum + average)
-    return average if average is not None else maximum  # type: ignore[return-value]
+    average = (tokens * mask).sum(1) / mask.sum(1).to(tokens.dtype)
+    if kind == "avg":
+        return average
+    maximum = tokens.masked_fill(~mask, -torch.inf).amax(1)
+    return maximum if kind == "max" else 0.5 * (maximum + average)

@@ -32,7 +32,7 @@ class TorchvisionAdapter(Adapter):
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Any:
         model = self.model
         front = model.class_token + model.encoder.pos_embedding[:, :1]
-        tokens = torch.cat([front.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], 1)
+        tokens = torch.cat([front.expand(tokens.shape[0], -1, -1), tokens], 1)
         tokens = model.encoder.dropout(tokens)
         if mask is None:
             tokens = model.encoder.layers(tokens)

@@ -1,6 +1,7 @@
 """transformers: ViT, DINOv2, and the vision towers of CLIP and SigLIP."""
 
 import sys
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ class _Adapter(Adapter):
         if self._class_token is None:
             return tokens
         front = (self._class_token + self._table[:, :1]).expand(tokens.shape[0], -1, -1)
-        return torch.cat([front.to(tokens.dtype), tokens], 1)
+        return torch.cat([front, tokens], 1)
 
     def _layers(self, layers: nn.ModuleList, tokens: Tensor, mask: Tensor | None) -> Tensor:
         keys = None
@@ -85,9 +86,9 @@ class _Adapter(Adapter):
             mask = F.pad(mask, (self.prefix, 0), value=True)
         return self._finish(*self._encode(self._start(tokens), mask), mask)
 
+    @abstractmethod
     def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The tower's last hidden state and pooled output."""
-        raise NotImplementedError
 
     def _finish(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Any:
         """What the tower returns; models with a head return more."""
