@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import FLOATING, check_choice, check_int, check_tensors
+from .._checks import FLOATING, accumulation_dtype, check_choice, check_int, check_tensors
 from ..ops import position_histogram, segment_gather
 from ..partition import Partition
 from .adapter import Adapter, find_adapter
@@ -238,10 +238,12 @@ class Retrofit(nn.Module):
         """Features per segment, from an empty image."""
         training = [module for module in self.tokenizer.modules() if module.training]
         side = self.adapter.patch_size
-        with torch.no_grad():
-            partition = self.tokenizer.eval()(self.mean.new_zeros(1, self.adapter.channels, side, side), None)
-        for module in training:
-            module.training = True
+        try:
+            with torch.no_grad():
+                partition = self.tokenizer.eval()(self.mean.new_zeros(1, self.adapter.channels, side, side), None)
+        finally:
+            for module in training:
+                module.training = True
         if not isinstance(partition, Partition):
             raise TypeError(f"tokenizer: expected a module that returns a Partition; found {type(partition).__name__}")
         return partition.node_features.shape[-1]
@@ -312,13 +314,14 @@ def image_sizes(mask: Tensor) -> list[tuple[int, int]]:
 
 
 def _mean_position(labels: Tensor, number: int, table: Tensor | None) -> Tensor | None:
-    """`[B,N,D]`; the product is float32, also under autocast."""
+    """`[B,N,D]`; the product is float32 (float64 for float64), also under autocast."""
     if table is None:
         return None
     height, width = table.shape[:2]
     histogram = position_histogram(labels, num_segments=number, grid=(height, width)).flatten(2)
+    dtype = accumulation_dtype(table.dtype)
     with torch.autocast(table.device.type, enabled=False):
-        return (histogram @ table.flatten(0, 1).float()).to(table.dtype)
+        return (histogram.to(dtype) @ table.flatten(0, 1).to(dtype)).to(table.dtype)
 
 
 def _normalisation(
