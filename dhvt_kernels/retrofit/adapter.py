@@ -1,11 +1,13 @@
 """What a retrofit needs to know about a model, and which models it knows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
+
+from .blocks import run_blocks
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -51,6 +53,52 @@ class Adapter(ABC):
             tokens: 0 where the mask is False. The method adds class, distillation and register tokens itself.
             mask: bool `[B,N]`, False for padding, which no real token may see; None: all are real.
         """
+
+    def features(self, tokens: Tensor, mask: Tensor | None, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """The tokens `[B,N,D]` after some of the model's blocks and its final norm; for `Retrofit.features` only.
+
+        Args:
+            tokens: as in `forward`.
+            mask: as in `forward`.
+            layers: indices of blocks; negative ones count from the last.
+
+        Returns:
+            One tensor per index, in their order, without class, distillation and register tokens.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__}: expected a method features(tokens, mask, layers) that returns the tokens [B,N,D] "
+            "after these blocks (docs/retrofit.md); found none"
+        )
+
+    def run(
+        self, blocks: Sequence[Any], tokens: Tensor, mask: Tensor | None, layers: Sequence[int] = (-1,)
+    ) -> tuple[Tensor, ...]:
+        """Run a stack of blocks; for `forward` and `features`.
+
+        Args:
+            blocks: modules or functions from `(tokens, keys)` to tokens, see `keys`.
+            tokens: `[B,F+N,D]`: F of the model's own, then those that `forward` was given.
+            mask: bool `[B,N]` or None, as `forward` was given it.
+            layers: indices of blocks; negative ones count from the last. Those after the last of them do not run.
+
+        Returns:
+            The tokens `[B,F+N,D]` after each of these blocks; anything, but finite, where there is padding.
+
+        Raises:
+            TypeError: indices that are not integers.
+            ValueError: an index out of range.
+        """
+        return run_blocks(self, blocks, tokens, mask, layers)
+
+    def keys(self, tokens: Tensor, mask: Tensor) -> Any:
+        """What a block takes, after `tokens [B,F+N,D]`, in place of `mask [B,F+N]`: None where all tokens are real."""
+        return mask
+
+    def block(
+        self, block: Any, tokens: Tensor, keys: Any, inside: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> Tensor:
+        """Call one block. A family with gradient checkpointing overrides it: `inside` goes round what is recomputed."""
+        return inside(block)(tokens, keys)
 
 
 #: Module of the adapter and its class, by module and name of the model's class.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,17 @@ class _Options:
     max_tokens: int | None
 
 
+class Features(NamedTuple):
+    """What `Retrofit.features` returns."""
+
+    tokens: tuple[Tensor, ...]
+    """`[B,N,D]` for each of the layers asked for; anything, but finite, where there is padding."""
+    mask: Tensor | None
+    """bool `[B,N]`, False for padding; None: all tokens are real."""
+    partition: Partition
+    """The segments that the tokens are, in N slots."""
+
+
 class Retrofit(nn.Module):
     """What `retrofit` returns: a Vision Transformer on adaptive tokens."""
 
@@ -170,6 +181,40 @@ class Retrofit(nn.Module):
             ValueError: shapes that do not agree, an image smaller than a patch, or a budget that the tokenizer cannot
                 meet.
         """
+        tokens, real, _ = self._tokens(images, partition, mask)
+        return self.adapter.forward(tokens, real)
+
+    def features(
+        self,
+        images: Tensor,
+        partition: Partition | None = None,
+        *,
+        mask: Tensor | None = None,
+        layers: Sequence[int] | None = None,
+    ) -> Features:
+        """The tokens after some of the model's blocks, for dense prediction: `partition.labels` says whose pixels.
+
+        Args:
+            images: as in `forward`.
+            partition: as in `forward`.
+            mask: as in `forward`.
+            layers: indices of the model's blocks; negative ones count from the last. None: the last.
+
+        Returns:
+            `Features`: a token per segment, without the model's own tokens, each after the model's final norm.
+
+        Raises:
+            NotImplementedError: an adapter without the method `features`.
+            TypeError: as `forward`, or layers that are not integers.
+            ValueError: as `forward`, or layers that the model does not have.
+        """
+        tokens, real, partition = self._tokens(images, partition, mask)
+        return Features(self.adapter.features(tokens, real, (-1,) if layers is None else layers), real, partition)
+
+    def _tokens(
+        self, images: Tensor, partition: Partition | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Partition]:
+        """Tokens `[B,N,D]` with positions, 0 where there is none; which are real, None for all; their partition."""
         sizes = self._check(images, mask)
         if partition is None:
             partition = self._tokenize(images, mask)
@@ -185,7 +230,7 @@ class Retrofit(nn.Module):
             tokens = tokens * partition.gate.unsqueeze(-1).to(tokens.dtype)
         if real is not None:
             tokens = tokens.masked_fill(~real.unsqueeze(-1), 0)
-        return self.adapter.forward(tokens, real)
+        return tokens, real, partition
 
     def tokenize(self, images: Tensor, mask: Tensor | None = None) -> Partition:
         """The partition of images, normalised as for the model, into at most N segments; arguments as in `forward`."""

@@ -1,5 +1,6 @@
 """timm's VisionTransformer: ViT, DeiT, DINOv2, CLIP and SigLIP towers."""
 
+from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
 
@@ -53,6 +54,30 @@ class TimmAdapter(Adapter):
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Any:
         model = self.model
+        (tokens,) = self.run(model.blocks, self._start(tokens, mask), mask)
+        tokens = model.norm(tokens)
+        if mask is None:
+            return model.forward_head(tokens)
+        return self._masked_head(tokens, F.pad(mask, (model.num_prefix_tokens, 0), value=True))
+
+    def features(self, tokens: Tensor, mask: Tensor | None, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        model = self.model
+        # Models that pool the tokens before their norm have it as fc_norm.
+        norm = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
+        found = self.run(model.blocks, self._start(tokens, mask), mask, layers)
+        return tuple(norm(tokens[:, model.num_prefix_tokens :]) for tokens in found)
+
+    def keys(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return mask[:, None, None]
+
+    def block(self, block: Any, tokens: Tensor, keys: Any, inside: Callable[..., Any]) -> Tensor:
+        if self.model.grad_checkpointing:
+            return checkpoint(inside(block), tokens, keys, use_reentrant=False)
+        return inside(block)(tokens, keys)
+
+    def _start(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens with the model's own before them, as the first block takes them."""
+        model = self.model
         learned = [getattr(model, name, None) for name in ("cls_token", "dist_token", "reg_token")]
         prefix = [token.expand(tokens.shape[0], -1, -1) for token in learned if token is not None]
         number = self._prefix_positions
@@ -64,27 +89,13 @@ class TimmAdapter(Adapter):
         if model.pos_embed is not None:
             tokens = model.pos_drop(tokens)
         tokens = self._drop(tokens, mask)
-        tokens = model.norm_pre(tokens)
-        if mask is not None:
-            mask = F.pad(mask, (model.num_prefix_tokens, 0), value=True)
-        tokens = model.norm(self._blocks(tokens, mask))
-        return model.forward_head(tokens) if mask is None else self._masked_head(tokens, mask)
+        return model.norm_pre(tokens)
 
     def _drop(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         drop = self.model.patch_drop
         if mask is not None and self.model.training and not isinstance(drop, nn.Identity):
             raise ValueError("patch_drop_rate: expected 0 for rows with different numbers of tokens")
         return drop(tokens)
-
-    def _blocks(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        model = self.model
-        keys = None if mask is None else mask[:, None, None]
-        for block in model.blocks:
-            if model.grad_checkpointing:
-                tokens = checkpoint(block, tokens, keys, use_reentrant=False)
-            else:
-                tokens = block(tokens, keys)
-        return tokens
 
     def _masked_head(self, tokens: Tensor, mask: Tensor) -> Any:
         """`forward_head`, where the pooling leaves out the padding."""

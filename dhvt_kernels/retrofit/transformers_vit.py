@@ -2,6 +2,7 @@
 
 import sys
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,30 +66,40 @@ class _Adapter(Adapter):
         return table[0, self.prefix :].unflatten(0, grid)
 
     def _start(self, tokens: Tensor) -> Tensor:
-        """Tokens with the class token before them."""
+        """Tokens with the class token before them, as the first block takes them."""
         if self._class_token is None:
             return tokens
         front = (self._class_token + self._table[:, :1]).expand(tokens.shape[0], -1, -1)
         return torch.cat([front, tokens], 1)
 
-    def _layers(self, layers: nn.ModuleList, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        keys = None
-        if mask is not None:
-            from transformers.masking_utils import create_bidirectional_mask
+    def keys(self, tokens: Tensor, mask: Tensor) -> Any:
+        from transformers.masking_utils import create_bidirectional_mask
 
-            keys = create_bidirectional_mask(config=self.tower.config, inputs_embeds=tokens, attention_mask=mask)
-        for layer in layers:
-            tokens = layer(tokens, keys)
-        return tokens
+        return create_bidirectional_mask(config=self.tower.config, inputs_embeds=tokens, attention_mask=mask)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Any:
+        (hidden,) = self.run(self._layers, self._start(tokens), mask)
         if mask is not None:
             mask = F.pad(mask, (self.prefix, 0), value=True)
-        return self._finish(*self._encode(self._start(tokens), mask), mask)
+        return self._finish(*self._encode(hidden, mask), mask)
+
+    def features(self, tokens: Tensor, mask: Tensor | None, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        found = self.run(self._layers, self._start(tokens), mask, layers)
+        return tuple(self._norm(hidden[:, self.prefix :]) for hidden in found)
+
+    @property
+    @abstractmethod
+    def _layers(self) -> Any:
+        """The tower's blocks."""
+
+    @property
+    @abstractmethod
+    def _norm(self) -> Any:
+        """The tower's final norm."""
 
     @abstractmethod
-    def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The tower's last hidden state and pooled output."""
+    def _encode(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The tower's last hidden state and pooled output, from that of the last block."""
 
     def _finish(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Any:
         """What the tower returns; models with a head return more."""
@@ -118,10 +129,20 @@ class ViTAdapter(_Adapter):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, "vit")
 
-    def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        tower = self.tower
-        hidden = tower.layernorm(self._layers(tower.layers, tower.embeddings.dropout(tokens), mask))
-        return hidden, None if tower.pooler is None else tower.pooler(hidden)
+    def _start(self, tokens: Tensor) -> Tensor:
+        return self.tower.embeddings.dropout(super()._start(tokens))
+
+    @property
+    def _layers(self) -> Any:
+        return self.tower.layers
+
+    @property
+    def _norm(self) -> Any:
+        return self.tower.layernorm
+
+    def _encode(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        hidden = self._norm(hidden)
+        return hidden, None if self.tower.pooler is None else self.tower.pooler(hidden)
 
     def _finish(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Any:
         return super()._finish(hidden, pooled, mask) if self._tower is None else self._classify(hidden[:, 0])
@@ -135,9 +156,19 @@ class Dinov2Adapter(_Adapter):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, "dinov2")
 
-    def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        tower = self.tower
-        hidden = tower.layernorm(self._layers(tower.encoder.layer, tower.embeddings.dropout(tokens), mask))
+    def _start(self, tokens: Tensor) -> Tensor:
+        return self.tower.embeddings.dropout(super()._start(tokens))
+
+    @property
+    def _layers(self) -> Any:
+        return self.tower.encoder.layer
+
+    @property
+    def _norm(self) -> Any:
+        return self.tower.layernorm
+
+    def _encode(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        hidden = self._norm(hidden)
         return hidden, hidden[:, 0]
 
     def _finish(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Any:
@@ -160,6 +191,14 @@ class _TowerAdapter(_Adapter):
     def _table(self) -> Tensor:
         return self.tower.embeddings.position_embedding.weight.unsqueeze(0)
 
+    @property
+    def _layers(self) -> Any:
+        return self.tower.encoder.layers
+
+    @property
+    def _norm(self) -> Any:
+        return self.tower.post_layernorm
+
 
 class CLIPAdapter(_TowerAdapter):
     """`CLIPVisionModel`, `CLIPVisionModelWithProjection` and `CLIPForImageClassification`."""
@@ -170,10 +209,11 @@ class CLIPAdapter(_TowerAdapter):
     def _class_token(self) -> Tensor:
         return self.tower.embeddings.class_embedding[None, None]
 
-    def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        tower = self.tower
-        hidden = self._layers(tower.encoder.layers, tower.pre_layrnorm(tokens), mask)
-        return hidden, tower.post_layernorm(hidden[:, 0])
+    def _start(self, tokens: Tensor) -> Tensor:
+        return self.tower.pre_layrnorm(super()._start(tokens))
+
+    def _encode(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return hidden, self._norm(hidden[:, 0])  # the tower norms its pooled output only
 
     def _finish(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor | None) -> Any:
         if hasattr(self.model, "visual_projection"):
@@ -195,10 +235,9 @@ class SiglipAdapter(_TowerAdapter):
     def _class_token(self) -> None:
         return None
 
-    def _encode(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        tower = self.tower
-        hidden = tower.post_layernorm(self._layers(tower.encoder.layers, tokens, mask))
-        return hidden, self._attend(tower.head, hidden, mask) if tower.use_head else None
+    def _encode(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        hidden = self._norm(hidden)
+        return hidden, self._attend(self.tower.head, hidden, mask) if self.tower.use_head else None
 
     def _attend(self, head: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
