@@ -1,34 +1,19 @@
 """For the tests of `retrofit`: small Vision Transformers of every supported family, with random weights, and images."""
 
-import importlib.util
-import sys
-
 import pytest
 import skimage.data
 import torch
 
 import dhvt_kernels as dk
-
-
-def _import_torchvision():
-    """Its wheels of another build of torch cannot register its operators: then without those, which no model needs."""
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        import torchvision  # noqa: F401
+from benchmarks import libraries
 
 
 def library(name):
     """The library, or the test is skipped."""
-    if importlib.util.find_spec("torchvision") is not None:
-        _import_torchvision()  # timm needs it, and transformers imports it where it is there
-    elif name in ("timm", "torchvision"):
-        pytest.skip(f"{name} needs torchvision: pip install --no-deps torchvision")
-    return pytest.importorskip(name)
+    try:
+        return libraries.library(name)
+    except ImportError as error:
+        pytest.skip(str(error))
 
 
 def _timm(**options):
