@@ -1,0 +1,1 @@
+"""The published tables in small, on real data (docs/experiments.md)."""

@@ -1,0 +1,93 @@
+"""Accuracy, mean intersection over union, tokens, time and memory."""
+
+import gc
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dhvt_kernels as dk
+
+from ..models import System
+from .data import VOID
+from .fit import precision
+
+ROUNDS = 5
+
+
+def accuracy(batches: Iterable[tuple[Tensor, Tensor, list[float]]]) -> dict[str, float]:
+    """`top1`, per cent, and the mean `tokens` of a block and an image."""
+    right, tokens, number = 0, 0.0, 0
+    for logits, targets, blocks in batches:
+        right += int((logits.argmax(1) == targets).sum())
+        tokens += len(targets) * float(np.mean(blocks))
+        number += len(targets)
+    return {"top1": 100 * right / number, "tokens": tokens / number}
+
+
+def mean_iou(batches: Iterable[tuple[Tensor, Tensor, list[float]]]) -> dict[str, float]:
+    """`miou` over the classes that occur, per cent, over all pixels of the set at once; `pixels` right; `tokens`."""
+    confusion, tokens, number = torch.zeros(0), 0.0, 0
+    for logits, targets, blocks in batches:
+        classes = logits.shape[1]
+        known = targets != VOID
+        pair = targets[known] * classes + logits.argmax(1)[known]
+        counts = torch.bincount(pair, minlength=classes**2).view(classes, classes).double().cpu()
+        confusion = counts if not number else confusion + counts
+        tokens += len(targets) * float(np.mean(blocks))
+        number += len(targets)
+    hit = confusion.diagonal()
+    union = confusion.sum(0) + confusion.sum(1) - hit
+    iou = (hit / union)[union > 0].mean()
+    return {"miou": 100 * float(iou), "pixels": 100 * float(hit.sum() / confusion.sum()), "tokens": tokens / number}
+
+
+def reset_memory(device: torch.device) -> None:
+    """Forget the peak so far."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # of Linux: the peak resident size
+
+
+def peak_memory(device: torch.device) -> float:
+    """MB at the highest point since: allocated on a GPU; resident, of the whole process, on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
+
+@torch.no_grad()
+def clock(systems: dict[str, System], images: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """ms per image of each system, tokenizer and backbone apart: the least of alternating rounds.
+
+    Args:
+        systems: by name, in evaluation.
+        images: a batch for each.
+    """
+    best: dict[str, dict[str, float]] = {name: {"tokenizer": np.inf, "backbone": np.inf} for name in systems}
+    for turn in range(ROUNDS + 1):  # the first is to warm up
+        for name, system in systems.items():
+            device = images[name].device
+            with precision(device):
+                partition, first = _timed(device, lambda: system.tokenize(images[name]))  # noqa: B023
+                _, second = _timed(device, lambda: system(images[name], partition))  # noqa: B023
+            if turn:
+                for part, seconds in (("tokenizer", first if partition is not None else 0.0), ("backbone", second)):
+                    best[name][part] = min(best[name][part], 1e3 * seconds / len(images[name]))
+    return best
+
+
+def _timed(device: torch.device, call: object) -> tuple[dk.Partition | Tensor | None, float]:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    result = call()  # type: ignore[operator]
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
