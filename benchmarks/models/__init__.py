@@ -5,12 +5,14 @@ from typing import Any
 from .adaptive import Adaptive, dhvt, slic
 from .backbone import MEAN, STD, PlainViT, Weights, plain_vit
 from .dynamicvit import DynamicViT, keep_ratio
+from .segmentation import LinearHead, PatchSegmenter, SegFormer, TokenSegmenter, UperNet, token_head
 from .system import System
 from .tome import ToMe, schedule
 
-__all__ = ["CLASSIFIERS", "MEAN", "STD", "System", "classifier"]
+__all__ = ["CLASSIFIERS", "MEAN", "SEGMENTERS", "STD", "System", "classifier", "segmenter"]
 
 CLASSIFIERS = ("vit", "tome", "dynamicvit", "slic", "dhvt")
+SEGMENTERS = ("vit-linear", "vit-upernet", "segformer", "slic-linear", "dhvt-linear", "dhvt-upernet")
 
 
 def classifier(
@@ -56,3 +58,46 @@ def classifier(
     if name == "slic":
         return Adaptive(slic(vit, tokens or patches, **options))
     return Adaptive(dhvt(vit, tokens, **options))
+
+
+def segmenter(
+    name: str,
+    *,
+    classes: int,
+    size: int | tuple[int, int] = 224,
+    tokens: int | None = None,
+    weights: Weights | None = None,
+    backbone: str = "vit_small",
+    drop_path: float = 0.0,
+    channels: int = 512,
+    **options: Any,
+) -> System:
+    """A system that gives every pixel a class: images `[B,3,H,W]` to logits `[B,classes,H,W]`.
+
+    Args:
+        name: of `SEGMENTERS`.
+        classes: number of classes.
+        size: of the images, as for `classifier`; SegFormer takes any.
+        tokens: as for `classifier`.
+        weights: of the backbone, as for `classifier`; of `"segformer"`, a folder of transformers.
+        backbone: as for `classifier`; `"segformer"` is B2, or tiny where this is `"vit_mini"`.
+        drop_path: stochastic depth (`plain_vit`).
+        channels: of UperNet's own maps.
+        **options: of `SlicTokenizer` or of `dhvt`.
+
+    Raises:
+        ImportError: timm or transformers is missing.
+        ValueError: an unknown name, or a value out of range.
+    """
+    if name not in SEGMENTERS:
+        raise ValueError(f"name: expected one of {', '.join(SEGMENTERS)}; found {name!r}")
+    if name == "segformer":
+        return SegFormer("mini" if backbone == "vit_mini" else "b2", classes, weights, **options)
+    vit = plain_vit(backbone, classes=0, size=size, weights=weights, drop_path=drop_path)
+    method, head = name.split("-")
+    width, depth, patches = vit.embed_dim, len(vit.blocks), vit.patch_embed.num_patches
+    if method == "vit":
+        kind = LinearHead(width, classes, depth) if head == "linear" else UperNet(width, classes, depth, channels)
+        return PatchSegmenter(vit, kind, **options)
+    adaptive = slic(vit, tokens or patches, **options) if method == "slic" else dhvt(vit, tokens, **options)
+    return TokenSegmenter(adaptive, token_head(head, width, classes, depth, channels))
