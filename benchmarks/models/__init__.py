@@ -6,7 +6,7 @@ from .adaptive import Adaptive, dhvt, slic
 from .backbone import MEAN, STD, PlainViT, Weights, plain_vit
 from .dynamicvit import DynamicViT, keep_ratio
 from .segmentation import LinearHead, PatchSegmenter, SegFormer, TokenSegmenter, UperNet, token_head
-from .system import System
+from .system import TARGETS, System
 from .tome import ToMe, schedule
 
 __all__ = ["CLASSIFIERS", "MEAN", "SEGMENTERS", "STD", "System", "classifier", "segmenter"]
@@ -24,6 +24,7 @@ def classifier(
     weights: Weights | None = None,
     backbone: str = "vit_small",
     drop_path: float = 0.0,
+    target: str = "mean",
     **options: Any,
 ) -> System:
     """A system that classifies images.
@@ -32,12 +33,13 @@ def classifier(
         name: of `CLASSIFIERS`.
         classes: number of classes.
         size: of the images, pixels: one side or (height, width), multiples of 16.
-        tokens: of an image, mean over the blocks: with `"tome"` and `"dynamicvit"` what the schedule is made for, with
-            `"slic"` what is asked for, with `"dhvt"` the most. None: all patches; with `"dhvt"` what the criterion
-            chooses. `"vit"` has its patches.
+        tokens: of an image: with `"tome"` and `"dynamicvit"` what the schedule is made for, with `"slic"` what is asked
+            for, with `"dhvt"` the most. None: all patches; with `"dhvt"` what the criterion chooses. `"vit"` has its
+            patches.
         weights: of the backbone (`plain_vit`).
         backbone: of `ARCHITECTURES`.
         drop_path: stochastic depth (`plain_vit`).
+        target: which tokens `"tome"` and `"dynamicvit"` count: the `"mean"` over the blocks, or those of the `"last"`.
         **options: of the method: `reduction` of `ToMe`, `ratio` of `DynamicViT` in place of `tokens`; those of
             `SlicTokenizer` and of `dhvt`.
 
@@ -47,14 +49,17 @@ def classifier(
     """
     if name not in CLASSIFIERS:
         raise ValueError(f"name: expected one of {', '.join(CLASSIFIERS)}; found {name!r}")
+    _check_tokens(tokens)
+    if target not in TARGETS:
+        raise ValueError(f"target: expected one of {', '.join(TARGETS)}; found {target!r}")
     vit = plain_vit(backbone, classes=classes, size=size, weights=weights, drop_path=drop_path)
     patches, depth = vit.patch_embed.num_patches, len(vit.blocks)
     if name == "vit":
         return PlainViT(vit, **options)
     if name == "tome":
-        return ToMe(vit, **(options or {"reduction": schedule(patches, depth, tokens or patches)}))
+        return ToMe(vit, **(options or {"reduction": schedule(patches, depth, tokens or patches, target)}))
     if name == "dynamicvit":
-        return DynamicViT(vit, **(options or {"ratio": keep_ratio(tokens or patches, patches, depth)}))
+        return DynamicViT(vit, **(options or {"ratio": keep_ratio(patches, depth, tokens or patches, target)}))
     if name == "slic":
         return Adaptive(slic(vit, tokens or patches, **options))
     return Adaptive(dhvt(vit, tokens, **options))
@@ -91,6 +96,7 @@ def segmenter(
     """
     if name not in SEGMENTERS:
         raise ValueError(f"name: expected one of {', '.join(SEGMENTERS)}; found {name!r}")
+    _check_tokens(tokens)
     if name == "segformer":
         return SegFormer("mini" if backbone == "vit_mini" else "b2", classes, weights, **options)
     vit = plain_vit(backbone, classes=0, size=size, weights=weights, drop_path=drop_path)
@@ -101,3 +107,8 @@ def segmenter(
         return PatchSegmenter(vit, kind, **options)
     adaptive = slic(vit, tokens or patches, **options) if method == "slic" else dhvt(vit, tokens, **options)
     return TokenSegmenter(adaptive, token_head(head, width, classes, depth, channels))
+
+
+def _check_tokens(tokens: int | None) -> None:
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"tokens: expected at least 1; found {tokens}")

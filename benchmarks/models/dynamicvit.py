@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .system import System, attend, embed, finish, project
+from .system import TARGETS, System, attend, embed, finish, project
 
 #: Of the ratio loss, and of each of the two distillation losses, beside the loss of the task.
 RATIO_WEIGHT, DISTILLATION_WEIGHT = 2.0, 0.5
@@ -42,6 +42,7 @@ def masked_attention(attention: nn.Module, tokens: Tensor, kept: Tensor) -> Tens
     """
     query, key, value = project(attention, tokens)
     scores = (query * attention.scale) @ key.transpose(2, 3)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     own = torch.eye(tokens.shape[1], device=tokens.device, dtype=torch.bool)
     share = torch.where(own, 1, kept[:, None, None]).to(scores.dtype)
     weight = (scores - scores.amax(-1, keepdim=True).detach()).exp() * share
@@ -74,20 +75,23 @@ def distillation_loss(logits: Tensor, tokens: Tensor, kept: Tensor, teacher: tup
     return DISTILLATION_WEIGHT * (distance + divergence)
 
 
-def keep_ratio(tokens: float, patches: int, depth: int) -> float:
-    """The greatest rho whose blocks have at most `tokens` tokens on average."""
+def keep_ratio(patches: int, depth: int, tokens: float, target: str = "mean") -> float:
+    """The greatest rho at which the blocks have at most `tokens` tokens; arguments as for ToMe's `schedule`."""
+    of = TARGETS[target]
 
-    def mean(ratio: float) -> float:
-        return sum(counts(ratio, patches, depth)) / depth
+    def reached(ratio: float) -> float:
+        return of(counts(ratio, patches, depth))
 
-    if mean(1.0) <= tokens:
+    if reached(1.0) <= tokens:
         return 1.0
     low, high = 0.0, 1.0
+    if reached(low) > tokens:
+        raise ValueError(
+            f"tokens: expected at least {reached(low):.1f} ({target}), as nothing is dropped at first; found {tokens}"
+        )
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if mean(middle) <= tokens else (low, middle)
-    if mean(low) > tokens:
-        raise ValueError(f"tokens: expected at least {mean(low):.1f} on average, as nothing is dropped at first")
+        low, high = (middle, high) if reached(middle) <= tokens else (low, middle)
     return low
 
 

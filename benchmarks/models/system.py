@@ -1,12 +1,18 @@
 """What every compared system can do, whatever it computes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 import dhvt_kernels as dk
+
+#: What of the tokens of all blocks a schedule is made for.
+TARGETS: dict[str, Callable[[Sequence[int]], float]] = {
+    "mean": lambda tokens: sum(tokens) / len(tokens),
+    "last": lambda tokens: tokens[-1],
+}
 
 
 class System(nn.Module, ABC):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .system import System, attend, embed, flat_index
+from .system import TARGETS, System, attend, embed, flat_index
 
 
 class Matching(NamedTuple):
@@ -53,11 +53,18 @@ def merge(tokens: Tensor, size: Tensor, matching: Matching) -> tuple[Tensor, Ten
     return (sums[..., :-1] / size.unsqueeze(-1)).to(tokens.dtype), size
 
 
-def schedule(patches: int, depth: int, tokens: float) -> list[int]:
-    """How many tokens each block merges, evenly, so that the blocks give out at most `tokens` on average.
+def schedule(patches: int, depth: int, tokens: float, target: str = "mean") -> list[int]:
+    """How many tokens each block merges, evenly, so that the blocks give out at most `tokens`.
 
     A block merges at most half of its tokens. Of such schedules it is the one that merges least.
+
+    Args:
+        patches: tokens at first.
+        depth: number of blocks.
+        tokens: bound.
+        target: of what: `"mean"` over the blocks, or the `"last"` block.
     """
+    of = TARGETS[target]
 
     def reductions(rate: float) -> list[int]:
         left, out = patches, []
@@ -67,20 +74,21 @@ def schedule(patches: int, depth: int, tokens: float) -> list[int]:
             out.append(number)
         return out
 
-    def mean(out: list[int]) -> float:
-        return sum(patches - sum(out[: block + 1]) for block in range(depth)) / depth
+    def reached(rate: float) -> float:
+        out = reductions(rate)
+        return of([patches - sum(out[: block + 1]) for block in range(depth)])
 
     low, high = 0.0, float(patches)
-    if mean(reductions(low)) <= tokens:
+    if reached(low) <= tokens:
         return reductions(low)
-    if mean(reductions(high)) > tokens:
+    if reached(high) > tokens:
         raise ValueError(
-            f"tokens: expected at least {mean(reductions(high)):.1f} on average, as a block merges at most half of its "
-            f"tokens; found {tokens}"
+            f"tokens: expected at least {reached(high):.1f} ({target}), as a block merges at most half of its tokens; "
+            f"found {tokens}"
         )
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if mean(reductions(middle)) <= tokens else (middle, high)
+        low, high = (low, middle) if reached(middle) <= tokens else (middle, high)
     return reductions(high)
 
 
