@@ -106,6 +106,14 @@ def test_attention_to_a_token_of_size_n_is_that_to_n_tokens():
     torch.testing.assert_close(found, expected[:, [0, 1, 4, 6]])
 
 
+@torch.no_grad()
+def test_merging_tokens_that_are_alike_changes_nothing():
+    model = classifier("tome", reduction=[5, 0, 3, 4])
+    model.backbone.pos_embed.zero_()
+    images = torch.randn(2, 3, 16, 16).repeat(1, 1, 4, 4)
+    vits.equal(model(images), model.backbone(images))
+
+
 # DynamicViT
 
 
@@ -146,6 +154,16 @@ def test_gradients_reach_the_predictors_from_the_task_alone():
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
     assert all(((mask == 0) | (mask == 1)).all() for mask in model.kept)
+    assert all((after <= before).all() for before, after in zip(model.kept, model.kept[1:], strict=False))
+
+
+@torch.no_grad()
+def test_attention_under_a_mask_is_that_of_the_paper():
+    attention, tokens = classifier("vit").backbone.blocks[0].attn, torch.randn(2, 5, 48)
+    kept = torch.tensor([[1, 0, 1, 1, 0], [1, 1, 0, 0, 0]]).float()
+    share = torch.maximum(kept[:, None].expand(2, 5, 5), torch.eye(5))
+    expected = attention(tokens, attn_mask=share.log()[:, None])
+    torch.testing.assert_close(dynamicvit.masked_attention(attention, tokens, kept), expected)
 
 
 def test_losses_of_dynamicvit():
