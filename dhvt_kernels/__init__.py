@@ -1,5 +1,6 @@
 """Differentiable hierarchical visual tokenization: adaptive image tokens for PyTorch."""
 
+from . import heads, losses
 from . import ops as _operators
 from ._native import backend, register_backends
 from .features import ConvEncoder, SmoothedLab
@@ -27,6 +28,8 @@ __all__ = [
     "SoftLeaves",
     "Tokenizer",
     "backend",
+    "heads",
+    "losses",
     "pad_images",
     "retrofit",
     "to_svg",

@@ -1,0 +1,200 @@
+"""Dense prediction from tokens: against a plain ViT's map of patches, and against means taken pixel by pixel."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+import vits
+from torch import nn
+from torch.nn import functional as F
+
+import dhvt_kernels as dk
+from dhvt_kernels import heads
+
+
+def partition_of(images, mask=None):
+    return dk.Tokenizer(cell=4)(images, mask)
+
+
+def random_tokens(partition, width=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(len(partition), partition.num_segments, width, generator=generator)
+
+
+def upernet(width=6, classes=5, **options):
+    vits.library("transformers")
+    torch.manual_seed(0)
+    head = heads.UperNetHead(width, classes, channels=8, **options).eval()
+    for module in head.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    return head
+
+
+# The linear and the MLP head
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [None, 7])
+def test_a_pixel_has_the_logits_of_its_token(hidden):
+    images, mask = dk.pad_images([vits.photos(1, 20, 33)[0], vits.photos(1, 32, 16)[0]])
+    partition = partition_of(images, mask)
+    tokens, head = random_tokens(partition), heads.DenseHead(6, 5, hidden)
+    logits = head(tokens, partition.labels)
+    assert logits.shape == (2, 5, 32, 33)
+    assert (logits.movedim(1, -1)[~mask] == 0).all()
+    expected = head.classifier(tokens)
+    for b, y, x in mask.nonzero()[::37].tolist():
+        torch.testing.assert_close(logits[b, :, y, x], expected[b, partition.labels[b, y, x]])
+    assert len([m for m in head.modules() if isinstance(m, nn.Linear)]) == (1 if hidden is None else 2)
+
+
+def test_the_gradient_of_a_token_is_the_sum_over_its_pixels():
+    partition = partition_of(vits.photos())
+    tokens, head = random_tokens(partition).requires_grad_(), heads.DenseHead(6, 3)
+    weights = torch.randn(2, 3, 32, 32)
+    (head(tokens, partition.labels) * weights).sum().backward()
+    expected = dk.segment_pool(weights, partition.labels, num_segments=partition.num_segments, reduce="sum")
+    torch.testing.assert_close(tokens.grad, expected @ head.classifier.weight)
+
+
+# UperNet
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stride", heads.STRIDES)
+def test_a_map_is_the_mean_over_the_pixels_of_a_cell(stride):
+    partition = partition_of(vits.photos(2, 64, 96))
+    tokens = random_tokens(partition)
+    pixels = dk.segment_gather(tokens, partition.labels)
+    torch.testing.assert_close(heads.token_map(tokens, partition.labels, stride), F.avg_pool2d(pixels, stride))
+
+
+@torch.no_grad()
+def test_a_map_takes_the_pixels_of_the_image_only():
+    """In a padded batch whose size the stride does not divide: cells of `y gh // H`, and 0 where all is padding."""
+    images, mask = dk.pad_images([vits.photos(1, 9, 30)[0], vits.photos(1, 21, 12)[0]])
+    partition = partition_of(images, mask)
+    tokens, height, width = random_tokens(partition), 6, 8
+    found = heads.token_map(tokens, partition.labels, 4)
+    assert found.shape == (2, 6, height, width)
+    sums, counts = torch.zeros(2, height, width, 6), torch.zeros(2, height, width, 1)
+    for b, y, x in mask.nonzero().tolist():
+        sums[b, y * height // 21, x * width // 30] += tokens[b, partition.labels[b, y, x]]
+        counts[b, y * height // 21, x * width // 30] += 1
+    assert (counts == 0).any()
+    torch.testing.assert_close(found.movedim(1, -1), sums / counts.clamp(min=1))
+
+
+@torch.no_grad()
+def test_upernet_is_that_of_transformers_on_mean_maps():
+    head = upernet()
+    partition = partition_of(vits.photos(2, 64, 64))
+    tokens = [random_tokens(partition, seed=seed) for seed in range(4)]
+    maps = [
+        F.avg_pool2d(dk.segment_gather(layer, partition.labels), stride)
+        for layer, stride in zip(tokens, (4, 8, 16, 32), strict=True)
+    ]
+    from transformers.models.upernet.modeling_upernet import UperNetHead
+
+    assert type(head.decoder) is UperNetHead
+    expected = F.interpolate(head.decoder(maps), size=(64, 64), mode="bilinear", align_corners=False)
+    logits = head(tokens, partition.labels)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    assert logits.std() > 0.01
+
+
+def test_upernet_sends_gradients_to_every_layer():
+    head = upernet().train()
+    partition = partition_of(vits.photos())
+    tokens = [random_tokens(partition, seed=seed).requires_grad_() for seed in range(4)]
+    head(tokens, partition.labels).square().mean().backward()
+    used = partition.node >= 0
+    for layer in tokens:
+        assert (layer.grad[used].abs().sum(-1) > 0).all()
+        assert (layer.grad[~used] == 0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (5, 37)])
+def test_upernet_takes_any_size(size):
+    labels = torch.zeros(1, *size, dtype=torch.int32)
+    assert upernet()([torch.rand(1, 3, 6)] * 4, labels).shape == (1, 5, *size)
+
+
+def test_without_transformers_the_error_says_so(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match="UperNetHead: expected transformers, pip install"):
+        heads.UperNetHead(6, 5)
+
+
+def test_heads_say_what_they_expect():
+    labels, tokens = torch.zeros(2, 8, 8, dtype=torch.int32), torch.rand(2, 4, 6)
+    head = heads.DenseHead(6, 5)
+    with pytest.raises(ValueError, match="classes: expected an integer >= 1; found 0"):
+        heads.DenseHead(6, 0)
+    with pytest.raises(TypeError, match="hidden: expected an integer; found float"):
+        heads.DenseHead(6, 5, 2.0)
+    with pytest.raises(ValueError, match=r"tokens: expected \[B,N,6\] = \[2,4,6\]; found \[2,4,5\]"):
+        head(tokens[..., :5], labels)
+    with pytest.raises(ValueError, match=r"labels: expected \[B,H,W\] = \[2,H,W\]; found \[1,8,8\]"):
+        head(tokens, labels[:1])
+    with pytest.raises(TypeError, match=r"labels: expected \[B,H,W\] of int32"):
+        head(tokens, labels.long())
+    with pytest.raises(ValueError, match=r"layers: expected 4 indices of blocks; found \(1, 2\)"):
+        heads.UperNetHead(6, 5, layers=(1, 2))
+    decoder = upernet()
+    for given, found in ((tokens, "a tensor"), ([tokens] * 3, "3")):
+        with pytest.raises(ValueError, match=rf"tokens: expected 4 tensors \[B,N,6\]; found {found}"):
+            decoder(given, labels)
+    with pytest.raises(TypeError, match="vit: expected a module with features; found Linear"):
+        heads.Segmenter(nn.Linear(2, 2), head)
+
+
+# A model and a head
+
+
+class Features(NamedTuple):
+    tokens: tuple
+    mask: torch.Tensor | None
+    partition: dk.Partition
+
+
+class Colours(nn.Module):
+    """In place of a retrofitted model: four times the mean colours, and NaN in the padding of the rows."""
+
+    def features(self, images, partition=None, *, mask=None, layers=None):
+        partition = partition_of(images, mask) if partition is None else partition
+        real = partition.node >= 0
+        tokens = partition.pool(images.nan_to_num()).masked_fill(~real[..., None], torch.nan)
+        return Features((tokens,) * (1 if layers is None else len(layers)), real, partition)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["dense", "upernet"])
+def test_padding_is_not_seen_and_has_no_logits(kind):
+    images, mask = dk.pad_images([vits.photos(1, 20, 33)[0], vits.photos(1, 32, 16)[0]])
+    head = heads.DenseHead(3, 5, 8) if kind == "dense" else upernet(3)
+    segmenter = heads.Segmenter(Colours(), head)
+    logits = segmenter(images, mask=mask)
+    assert (logits.movedim(1, -1)[~mask] == 0).all()
+    assert logits.isfinite().all()
+    assert logits.movedim(1, -1)[mask].std() > 0.01
+    poisoned = images.masked_fill(~mask[:, None], torch.nan)
+    torch.testing.assert_close(segmenter(poisoned, mask=mask), logits, rtol=0, atol=0)
+    if kind == "dense":
+        alone = segmenter(images[:1, :, :20])
+        torch.testing.assert_close(logits[:1, :, :20], alone)
+    target = torch.where(mask, 1, 255)
+    assert dk.losses.dice_cross_entropy(logits, target).isfinite()
+
+
+@torch.no_grad()
+def test_a_given_partition_is_used():
+    images = vits.photos()
+    partition = dk.GridTokenizer(16)(images)
+    logits = heads.Segmenter(Colours(), heads.DenseHead(3, 5))(images, partition)
+    torch.testing.assert_close(logits, logits[..., ::16, ::16].repeat_interleave(16, 2).repeat_interleave(16, 3))
