@@ -198,3 +198,90 @@ def test_a_given_partition_is_used():
     partition = dk.GridTokenizer(16)(images)
     logits = heads.Segmenter(Colours(), heads.DenseHead(3, 5))(images, partition)
     torch.testing.assert_close(logits, logits[..., ::16, ::16].repeat_interleave(16, 2).repeat_interleave(16, 3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [None, 7])
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_on_the_regular_grid_it_is_the_head_on_the_plain_models_patches(size, hidden):
+    vits.library("timm")
+    from timm.models.vision_transformer import VisionTransformer
+
+    model = VisionTransformer(img_size=size, patch_size=8, embed_dim=32, depth=2, num_heads=2, reg_tokens=2).eval()
+    images = torch.randn(2, 3, *size)
+    segmenter = heads.Segmenter(dk.retrofit(model, dk.GridTokenizer(8)), heads.DenseHead(32, 5, hidden))
+    patches = model.forward_features(images)[:, model.num_prefix_tokens :]
+    logits = segmenter.head.classifier(patches).transpose(1, 2).unflatten(2, (size[0] // 8, size[1] // 8))
+    expected = F.interpolate(logits, scale_factor=8, mode="nearest")
+    torch.testing.assert_close(segmenter(images), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_on_the_regular_grid_the_map_of_the_patch_is_the_plain_models():
+    model = vits.make("timm")
+    images = torch.randn(2, 3, 32, 32)
+    features = dk.retrofit(model, dk.GridTokenizer(8)).features(images)
+    patches = model.forward_features(images)[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+    found = heads.token_map(features.tokens[0], features.partition.labels, 8)
+    torch.testing.assert_close(found, patches, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dense", "upernet"])
+def test_a_segmenter_is_trained_end_to_end(kind):
+    """A photograph and an image of two colours, padded: model, head, new parameters and encoder have a gradient."""
+    torch.manual_seed(0)
+    tokenizer = dk.Tokenizer(dk.ConvEncoder(4), cell=4, noise=0.1, compactness=0.5, temperature=0.05)
+    vit = dk.retrofit(vits.make("timm"), tokenizer, max_tokens=14, mean=(0, 0, 0), std=(1, 1, 1))
+    with torch.no_grad():
+        vit.injection.weight.normal_()
+    head = heads.DenseHead(32, 3) if kind == "dense" else upernet(32, 3, layers=(0, 1, -2, -1)).train()
+    segmenter = heads.Segmenter(vit, head)
+    plain = torch.full((3, 24, 32), 0.2)
+    plain[:, :, 16:] = 0.9
+    images, mask = dk.pad_images([vits.photos(1)[0], plain])
+    target = torch.where(mask, (images.mean(1) * 2.99).long(), 255)
+    optimizer = torch.optim.AdamW(segmenter.parameters(), 3e-3)
+    history = []
+    for _ in range(8):
+        partition = vit.tokenize(images, mask)
+        loss = dk.losses.dice_cross_entropy(segmenter(images, partition, mask=mask), target)
+        optimizer.zero_grad()
+        (loss + 0.1 * dk.losses.token_regularizer(partition, 10, labels=target)).backward()
+        for name in (
+            "vit.tokenizer.features.color.0.weight",
+            "vit.injection.weight",
+            "vit.model.blocks.0.mlp.fc1.bias",
+        ):
+            gradient = segmenter.get_parameter(name).grad
+            assert gradient.isfinite().all()
+            assert gradient.abs().max() > 0, name
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.9 * history[0]
+
+
+@torch.no_grad()
+def test_a_segmenter_is_saved_and_runs_under_bfloat16(tmp_path):
+    vit = vits.adaptive(vits.make("timm"))
+    segmenter = heads.Segmenter(vit, heads.DenseHead(32, 3))
+    images = vits.plain_and_busy()
+    expected = segmenter(images)
+    torch.save(segmenter.state_dict(), tmp_path / "segmenter.pt")
+    other = heads.Segmenter(vits.adaptive(vits.make("timm")), heads.DenseHead(32, 3))
+    other.load_state_dict(torch.load(tmp_path / "segmenter.pt", weights_only=True))
+    torch.testing.assert_close(other(images), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = segmenter(images)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_pixels_of_dropped_tokens_have_logits_of_zero():
+    images = vits.photos()
+    vit = vits.adaptive(vits.make("timm"), align="truncate", max_tokens=5)
+    logits = heads.Segmenter(vit, heads.DenseHead(32, 3))(images)
+    dropped = vit.tokenize(images).labels < 0
+    assert dropped.any()
+    assert (logits.movedim(1, -1)[dropped] == 0).all()
+    assert (logits.movedim(1, -1)[~dropped] != 0).all()
