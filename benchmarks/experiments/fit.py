@@ -1,7 +1,6 @@
 """Training and prediction of any system of `benchmarks.models`, the same way for all."""
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -44,8 +43,8 @@ def precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def fit(system: System, pictures: Pictures, loss: Loss, recipe: Recipe, seed: int) -> float:
-    """Train, and return the seconds that it took. The order and the flips depend on the seed alone."""
+def fit(system: System, pictures: Pictures, loss: Loss, recipe: Recipe, seed: int) -> None:
+    """Train. The order and the flips depend on the seed alone."""
     device = next(system.parameters()).device
     added = {id(p) for part in system.added() for p in (part.parameters() if hasattr(part, "parameters") else [part])}
     groups = [
@@ -61,7 +60,6 @@ def fit(system: System, pictures: Pictures, loss: Loss, recipe: Recipe, seed: in
     )
     generator = torch.Generator().manual_seed(seed)
     system.train()
-    start = time.perf_counter()
     for _ in range(recipe.epochs):
         order = torch.randperm(len(pictures), generator=generator)
         for index in order[: len(order) // recipe.batch * recipe.batch].view(-1, recipe.batch):
@@ -75,7 +73,6 @@ def fit(system: System, pictures: Pictures, loss: Loss, recipe: Recipe, seed: in
             schedule.step()
     if not math.isfinite(value.item()):
         raise FloatingPointError(f"the loss became {value.item()}")
-    return time.perf_counter() - start
 
 
 @torch.no_grad()

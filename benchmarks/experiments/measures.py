@@ -1,9 +1,7 @@
-"""Accuracy, mean intersection over union, tokens, time and memory."""
+"""Accuracy, mean intersection over union, tokens, and time."""
 
-import gc
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,23 +41,6 @@ def mean_iou(batches: Iterable[tuple[Tensor, Tensor, list[float]]]) -> dict[str,
     union = confusion.sum(0) + confusion.sum(1) - hit
     iou = (hit / union)[union > 0].mean()
     return {"miou": 100 * float(iou), "pixels": 100 * float(hit.sum() / confusion.sum()), "tokens": tokens / number}
-
-
-def reset_memory(device: torch.device) -> None:
-    """Forget the peak so far."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # of Linux: the peak resident size
-
-
-def peak_memory(device: torch.device) -> float:
-    """MB at the highest point since: allocated on a GPU; resident, of the whole process, on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
 @torch.no_grad()

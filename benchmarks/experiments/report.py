@@ -25,7 +25,6 @@ def mean(record: dict[str, Any], entry: Entry, key: str) -> tuple[float, float]:
 
 def markdown(record: dict[str, Any], plan: Plan) -> str:
     """A line per entry: the measure, tokens, ms per image, and peak memory."""
-    memory = "mb" if plan.frozen else "train_mb"
     lines = [
         f"| method | {NAMES[plan.measure]} | tokens | tokenizer, ms | backbone and head, ms | memory, MB |",
         "|---|---|---|---|---|---|",
@@ -37,7 +36,7 @@ def markdown(record: dict[str, Any], plan: Plan) -> str:
         spent = record.get("clock", {}).get(entry.name, {"tokenizer": np.nan, "backbone": np.nan})
         lines.append(
             f"| {entry.name} | {value:.1f} ± {spread:.1f} | {mean(record, entry, 'tokens')[0]:.1f} "
-            f"| {spent['tokenizer']:.1f} | {spent['backbone']:.1f} | {mean(record, entry, memory)[0]:.0f} |"
+            f"| {spent['tokenizer']:.1f} | {spent['backbone']:.1f} | {mean(record, entry, 'mb')[0]:.0f} |"
         )
     machine, versions = record["machine"], record["versions"]
     where = record.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
@@ -45,8 +44,7 @@ def markdown(record: dict[str, Any], plan: Plan) -> str:
         f"Commit {record['commit']}; {where}; " + ", ".join(f"{name} {text}" for name, text in versions.items()) + ".",
         f"Mean and standard deviation over {plan.seeds} seeds. {_how(plan)}",
         "ms per image: the least of alternating rounds, the tokenizer apart from the rest. Memory: the highest point "
-        f"{'of computing the features' if plan.frozen else 'of training'}"
-        f"{'' if record.get('gpu') else ', of the whole process, with its libraries and the data'}.",
+        f"of {'a forward' if plan.frozen and plan.table != 'table2' else 'training'} above what was in use before.",
     ]
     return "\n".join([f"# {plan.table}{', small' if plan.small else ''}", "", *lines, "", *notes]) + "\n"
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from .. import models
+from ..measure import peak_memory
 from ..models import System, classifier
 from .data import CAMVID_CLASSES, Pictures, caltech101, camvid, split
 from .fit import cross_entropy, fit, normalise, predict
 from .frozen import answers, classify, fit_head, see
-from .measures import accuracy, clock, mean_iou, peak_memory, reset_memory
+from .measures import accuracy, clock, mean_iou
 from .plans import Entry, Plan
 
 Tell = Callable[[str], None]
@@ -70,30 +71,35 @@ class Table:
         for seed in range(self.plan.seeds):
             train, validation = (self._seen_by(part, entry) for part in self._split(seed))
             system = self.build(entry, seed)
-            reset_memory(self.device)
-            seconds = fit(system, train, cross_entropy, self.plan.recipe, seed)
-            memory = peak_memory(self.device)
+            memory = self._memory(lambda: fit(system, train, cross_entropy, self.plan.recipe, seed))  # noqa: B023
             figures = self._measure(predict(system, validation, self.plan.recipe.batch))
-            found.append({**figures, "train_seconds": seconds, "train_mb": memory})
+            found.append({**figures, "mb": memory})
         return found
 
     def _frozen(self, entry: Entry) -> list[dict[str, float]]:
-        reset_memory(self.device)
         system = self.build(entry, 0)
         if not self.dense:
-            seen, tokens = see(system, self._seen_by(self.pictures, entry))
-            memory, mean = peak_memory(self.device), sum(tokens) / len(tokens)
+            pictures = self._seen_by(self.pictures, entry)
+            memory = self._memory(lambda: see(system, pictures[torch.arange(self.plan.recipe.batch)]))
+            seen, tokens = see(system, pictures)
+            mean = sum(tokens) / len(tokens)
             targets = self.pictures.targets
             splits = [self._indices(seed) for seed in range(self.plan.seeds)]
             return [{"top1": classify(seen, targets, *parts), "tokens": mean, "mb": memory} for parts in splits]
         parts = [see(system, part) for part in (self.train, self.validation)]
-        memory, found = peak_memory(self.device), []
+        found = []
         for seed in range(self.plan.seeds):
             system = self.build(entry, seed)
-            fit_head(system, parts[0][0], self.train.targets, cross_entropy, self.plan.recipe, seed)
+            memory = self._memory(
+                lambda: fit_head(system, parts[0][0], self.train.targets, cross_entropy, self.plan.recipe, seed)  # noqa: B023
+            )
             batches = answers(system, parts[1][0], self.validation.targets, parts[1][1], self.plan.recipe.batch)
             found.append({**self._measure(batches), "mb": memory})
         return found
+
+    def _memory(self, call: Callable[[], Any]) -> float:
+        """MB at the highest point of a call above what was in use before."""
+        return (peak_memory(call, str(self.device)) or float("nan")) / 1e6
 
     def _measure(self, batches: Any) -> dict[str, float]:
         return mean_iou(batches) if self.dense else accuracy(batches)
