@@ -1,5 +1,8 @@
 """Dense prediction from tokens: against a plain ViT's map of patches, and against means taken pixel by pixel."""
 
+import doctest
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -150,6 +153,8 @@ def test_heads_say_what_they_expect():
     for given, found in ((tokens, "a tensor"), ([tokens] * 3, "3")):
         with pytest.raises(ValueError, match=rf"tokens: expected 4 tensors \[B,N,6\]; found {found}"):
             decoder(given, labels)
+    with pytest.raises(TypeError, match="head: expected a module with layers; found Linear"):
+        heads.Segmenter(Colours(), nn.Linear(2, 2))
     with pytest.raises(TypeError, match="vit: expected a module with features; found Linear"):
         heads.Segmenter(nn.Linear(2, 2), head)
 
@@ -277,6 +282,19 @@ def test_a_segmenter_is_saved_and_runs_under_bfloat16(tmp_path):
 
 
 @torch.no_grad()
+def test_an_image_of_a_padded_batch_has_the_logits_that_it_has_alone():
+    segmenter = heads.Segmenter(vits.adaptive(vits.make("timm")), heads.DenseHead(32, 3, 16))
+    one, other = vits.photos(1, 32, 40)[0], vits.photos(1, 48, 24)[0]
+    images, mask = dk.pad_images([one, other])
+    logits = segmenter(images.masked_fill(~mask[:, None], torch.nan), mask=mask)
+    assert (logits.movedim(1, -1)[~mask] == 0).all()
+    for b, image in enumerate((one, other)):
+        alone = segmenter(image[None])
+        assert alone.std() > 0.01
+        torch.testing.assert_close(logits[b : b + 1, :, : image.shape[1], : image.shape[2]], alone)
+
+
+@torch.no_grad()
 def test_pixels_of_dropped_tokens_have_logits_of_zero():
     images = vits.photos()
     vit = vits.adaptive(vits.make("timm"), align="truncate", max_tokens=5)
@@ -285,3 +303,40 @@ def test_pixels_of_dropped_tokens_have_logits_of_zero():
     assert dropped.any()
     assert (logits.movedim(1, -1)[dropped] == 0).all()
     assert (logits.movedim(1, -1)[~dropped] != 0).all()
+
+
+def test_the_guide_runs(tmp_path, monkeypatch):
+    vits.library("timm")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs/heads.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "heads.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["UperNetHead", "Segmenter"])
+def test_the_examples_that_need_a_library_run(name):
+    """They are skipped in `test_docs.py`."""
+    vits.library("timm")
+    vits.library("transformers")
+    text = getattr(heads, name).__doc__.replace("  # doctest: +SKIP", "")
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(doctest.DocTestParser().get_doctest(text, {}, name, None, None))
+    assert runner.summarize(verbose=False).attempted > 2
+    assert runner.summarize(verbose=False).failed == 0
+
+
+@pytest.mark.slow  # the tokenizer is traced, too
+def test_a_training_step_is_one_graph():
+    vit = vits.adaptive(vits.make("timm"))
+    segmenter = heads.Segmenter(vit, heads.DenseHead(32, 3))
+
+    def step(images, target):
+        partition = vit.tokenize(images)
+        loss = dk.losses.dice_cross_entropy(segmenter(images, partition), target)
+        return loss + dk.losses.token_regularizer(partition, 10, labels=target)
+
+    images = vits.plain_and_busy()
+    target = (images.mean(1) * 2.99).long()
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images, target), step(images, target))

@@ -214,21 +214,22 @@ def dense_shares(features, mask, cell, iterations, numbers):
     return dense(features, *clusters, mask, cell, *numbers).unflatten(0, features.shape[1:])
 
 
-def alignment_loop(shares, target, counts):
+def alignment_loop(shares, target, counts, balanced):
     """The equation, pair by pair and centre by centre."""
-    terms = []
+    misses, alarms, boundaries, rest = 0, 0, 0, 0
     for one, other in pairs(*shares.shape[:2]):
         if counts(one, other):
             same = sum(shares[one][j] * shares[other][j] for j in range(shares.shape[2]))
             inner = 1e-6 + (1 - 2e-6) * (1 - same)
             wanted = target(one, other)
-            terms.append(-wanted * torch.log(inner) - (1 - wanted) * torch.log(1 - inner))
-    return sum(terms) / max(1, len(terms))
+            misses, alarms = misses - wanted * torch.log(inner), alarms - (1 - wanted) * torch.log(1 - inner)
+            boundaries, rest = boundaries + wanted, rest + 1 - wanted
+    return (misses / boundaries + alarms / rest) / 2 if balanced else (misses + alarms) / (boundaries + rest)
 
 
-@pytest.mark.parametrize("cell", [1, 3, 4, 20])
+@pytest.mark.parametrize(("cell", "balanced"), [(1, True), (3, True), (3, False), (4, False), (20, True)])
 @pytest.mark.parametrize("source", ["labels", "images"])
-def test_alignment_is_its_equation_with_its_gradient(source, cell):
+def test_alignment_is_its_equation_with_its_gradient(source, cell, balanced):
     """On an image whose size the cell does not divide, with padding; by a double loop with autograd of its own."""
     height, width = 7, 9
     images = photo(height, width)
@@ -240,7 +241,7 @@ def test_alignment_is_its_equation_with_its_gradient(source, cell):
     encoder = Encoder()
     tokenizer = dk.Tokenizer(encoder, cell=cell, iterations=2, **UNIT)
     given = {"labels": classes} if source == "labels" else {"images": images}
-    loss = losses.alignment_loss(tokenizer(images, mask), **given)
+    loss = losses.alignment_loss(tokenizer(images, mask), **given, balanced=balanced)
     loss.backward()
     found = [parameter.grad.clone() for parameter in encoder.parameters()]
 
@@ -258,7 +259,7 @@ def test_alignment_is_its_equation_with_its_gradient(source, cell):
     def target(one, other):
         return float(classes[0][one] != classes[0][other]) if source == "labels" else step[one, other] / largest
 
-    expected = alignment_loop(shares, target, counts)
+    expected = alignment_loop(shares, target, counts, balanced)
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
     for one, parameter in zip(found, encoder.parameters(), strict=True):
@@ -311,6 +312,40 @@ def test_alignment_prefers_superpixels_on_the_boundaries():
     assert right < 0.9 * wrong
 
 
+def test_training_aligns_the_superpixels_with_the_classes():
+    """Two classes apart in colour, under noise as large: boundaries of a random encoder are everywhere.
+
+    Without the balance, at this point, the border has no more of them than the rest.
+    """
+    torch.manual_seed(0)
+    classes = torch.zeros(1, 32, 32, dtype=torch.int64)
+    classes[:, :, 13:] = 1
+    colours = torch.tensor([[0.5, 0.4, 0.5], [0.5, 0.5, 0.4]])
+    images = colours[classes].movedim(-1, 1) + 0.1 * torch.randn(1, 3, 32, 32)
+    encoder = dk.ConvEncoder(4)
+    tokenizer = dk.Tokenizer(encoder, cell=8, **UNIT)
+
+    def boundaries():
+        """Shares of the neighbours in a row between which superpixels change: on the border, and elsewhere."""
+        labels = tokenizer(images).soft.clusters.labels
+        share = (labels[..., 1:] != labels[..., :-1]).float().mean((0, 1))
+        return share[12].item(), ((share.sum() - share[12]) / 30).item()
+
+    assert boundaries()[1] > 0.4
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.03)
+    history = []
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss = losses.alignment_loss(tokenizer(images), labels=classes)
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.2 * history[0]
+    border, elsewhere = boundaries()
+    assert border > 0.85
+    assert elsewhere < 0.2
+
+
 def test_alignment_of_a_padded_batch_is_that_of_its_pixels():
     """The pairs of each image alone; the padding may hold anything."""
     one, other = photo(20, 31, torch.float32)[0], photo(32, 16, torch.float32)[0]
@@ -325,11 +360,12 @@ def test_alignment_of_a_padded_batch_is_that_of_its_pixels():
         ({"labels": classes}, [{"labels": classes[:1, :20]}, {"labels": classes[1:, :, :16]}]),
     ):
         parts = [
-            losses.alignment_loss(dk.Tokenizer(cell=4)(image[None]), **source)
+            losses.alignment_loss(dk.Tokenizer(cell=4)(image[None]), **source, balanced=False)
             for image, source in zip((one, other), alone, strict=True)
         ]
         expected = sum(n * part for n, part in zip(weights, parts, strict=True)) / sum(weights)
-        torch.testing.assert_close(losses.alignment_loss(partition, **given), expected, rtol=1e-4, atol=1e-6)
+        found = losses.alignment_loss(partition, **given, balanced=False)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (3, 3)])

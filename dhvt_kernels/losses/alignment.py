@@ -78,14 +78,20 @@ def boundary_probability(partition: Partition) -> BoundaryProbability:
 
 
 def alignment_loss(
-    partition: Partition, *, labels: Tensor | None = None, images: Tensor | None = None, ignore_index: int = 255
+    partition: Partition,
+    *,
+    labels: Tensor | None = None,
+    images: Tensor | None = None,
+    ignore_index: int = 255,
+    balanced: bool = True,
 ) -> Tensor:
     """Cross-entropy between the boundaries of the soft superpixels and those that they should have.
 
-        mean over the pairs (i, k) of -t_ik ln p_ik - (1 - t_ik) ln(1 - p_ik)
+        balanced:   1/2 (sum -t_ik ln p_ik) / (sum t_ik) + 1/2 (sum -(1 - t_ik) ln(1 - p_ik)) / (sum (1 - t_ik))
+        otherwise:  mean of -t_ik ln p_ik - (1 - t_ik) ln(1 - p_ik)
 
-    over all horizontal and vertical neighbours of the batch, with `p = boundary_probability(partition)`. The target is
-    that of `labels` or of `images`::
+    over the pairs (i, k) of horizontal and vertical neighbours of the batch, where `p` is `boundary_probability`. The
+    target is that of `labels` or of `images`::
 
         t_ik = 1 where labels_i != labels_k, else 0                          pairs with an ignored pixel do not count
         t_ik = |x_i - x_k| / largest |x_i - x_k| of the image                the norm is over the channels
@@ -95,9 +101,11 @@ def alignment_loss(
         labels: `[B,H,W]`, int64, int32 or uint8: semantic classes; or None.
         images: `[B,C,H,W]`, floating, in any units; or None.
         ignore_index: label of pixels that do not count.
+        balanced: boundaries weigh as much as the rest; False: as many pairs as there are, a few in a hundred, and an
+            encoder learns first to have no boundaries but those of the cells.
 
     Returns:
-        Scalar, float32 (float64 for float64 features); 0 without pairs.
+        Scalar, float32 (float64 for float64 features). A mean without pairs is 0.
 
     Raises:
         TypeError: another type or dtype.
@@ -107,6 +115,9 @@ def alignment_loss(
         Under the logarithm is `1e-6 + (1 - 2e-6) p`, so that it is finite everywhere. Pixels of no image (padding) and
         pixels with a feature that is not finite do not count. Gradients as of `boundary_probability`; none to
         the images. Deterministic. Cost: see there.
+
+    Source:
+        The balance is that of Xie and Tu, Holistically-Nested Edge Detection, 2015, equation 2, with halves.
 
     Example:
         >>> import torch, dhvt_kernels as dk
@@ -132,12 +143,21 @@ def alignment_loss(
         targets = tuple((first != second).to(right.dtype) for first, second in _neighbours(labels))
         known = _both(labels != ignore_index)
         valid = (valid[0] & known[0], valid[1] & known[1])
-    total = right.new_zeros(())
+    zero = right.new_zeros(())
+    misses, alarms, wanted, rest = zero, zero, zero, zero
     for probability, target, counts in zip((right, below), targets, valid, strict=True):
         inner = FLOOR + (1 - 2 * FLOOR) * probability.clamp(0, 1)
-        entropy = -target * inner.log() - (1 - target) * (1 - inner).log()
-        total = total + torch.where(counts, entropy, 0).sum()
-    return total / (valid[0].sum() + valid[1].sum()).clamp(min=1)
+        boundary, other = torch.where(counts, target, 0), torch.where(counts, 1 - target, 0)
+        misses, alarms = misses - (boundary * inner.log()).sum(), alarms - (other * (1 - inner).log()).sum()
+        wanted, rest = wanted + boundary.sum(), rest + other.sum()
+    if balanced:
+        return 0.5 * (_ratio(misses, wanted) + _ratio(alarms, rest))
+    return _ratio(misses + alarms, wanted + rest)
+
+
+def _ratio(total: Tensor, weight: Tensor) -> Tensor:
+    """A mean; 0 where nothing weighs."""
+    return total / weight.masked_fill(weight == 0, 1)
 
 
 def _agreement(shares: Tensor, cell: int) -> Tensor:

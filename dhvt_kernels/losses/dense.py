@@ -37,8 +37,8 @@ def dice_cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int = 25
             a GPU it fails as an index out of range does, because the test would wait for the device.
 
     Note:
-        Gradients reach the logits. All sums are in float32. Deterministic, also on a GPU. Its memory is four arrays of
-        the size of the logits in float32; there is no one-hot target.
+        Gradients reach the logits. All sums are in float32. Deterministic. The backward keeps two arrays of the size of
+        the logits, in float32; there is no one-hot target.
 
     Source:
         Milletari et al., V-Net, 2016, with the constant 1 of Cheng et al., MaskFormer, 2021: the masks of an image are
