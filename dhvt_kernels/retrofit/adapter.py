@@ -95,10 +95,13 @@ class Adapter(ABC):
         return mask
 
     def block(
-        self, block: Any, tokens: Tensor, keys: Any, inside: Callable[[Callable[..., Any]], Callable[..., Any]]
+        self, block: Any, tokens: Tensor, keys: Any, inside: Callable[[Callable[..., Any]], Callable[..., Any]] | None
     ) -> Tensor:
-        """Call one block. A family with gradient checkpointing overrides it: `inside` goes round what is recomputed."""
-        return inside(block)(tokens, keys)
+        """Call one block, within `inside` where there is one.
+
+        A family with gradient checkpointing overrides it: `inside` goes round what is computed again.
+        """
+        return (block if inside is None else inside(block))(tokens, keys)
 
 
 #: Module of the adapter and its class, by module and name of the model's class.

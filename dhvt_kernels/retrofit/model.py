@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from .._checks import FLOATING, accumulation_dtype, check_choice, check_int, che
 from ..ops import position_histogram, segment_gather
 from ..partition import Partition
 from .adapter import Adapter, find_adapter
+from .choice import ATTENTION, RAGGED, Ragged
 from .tokens import compact, truncate
 
 ALIGN = ("budget", "truncate", "pad")
@@ -24,6 +26,7 @@ def retrofit(
     tokens: str = "patches",
     align: str = "budget",
     max_tokens: int | None = None,
+    attention: str = "auto",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     adapter: Callable[[nn.Module], Adapter] | None = None,
@@ -56,6 +59,13 @@ def retrofit(
             `"pad"`: none are merged or dropped, and there is no `max_tokens`.
             In every case rows with fewer tokens than the longest are padded, and the padding is masked.
         max_tokens: N. None: the tokenizer's, or else as many as the model has patches for images of this size.
+        attention: how the model attends to rows with different numbers of tokens; the results are the same
+            (docs/retrofit.md has what each costs, and the rule of `"auto"`):
+            `"mask"`: the padding is masked;
+            `"buckets"`: rows of similar length go through the blocks together, padded to their own longest;
+            `"nested"`, `"varlen"`, `"flex"`: all tokens go through the blocks in one row without padding, and attend
+            to those of their image: with jagged nested tensors, with a kernel for rows of different length (or image
+            by image, where there is none), with a compiled FlexAttention.
         mean: what the images are normalised with, per channel, `(image in [0, 1] - mean) / std`: undone for the
             tokenizer. None: as the model's family was trained (docs/retrofit.md). `mean=(0, 0, 0), std=(1, 1, 1)` for
             images in [0, 1].
@@ -99,6 +109,7 @@ def retrofit(
             raise TypeError(f"{name}: expected an nn.Module; found {type(value).__name__}")
     check_choice("tokens", tokens, TOKENS)
     check_choice("align", align, ALIGN)
+    check_choice("attention", attention, ATTENTION)
     if max_tokens is not None:
         check_int("max_tokens", max_tokens, 1)
         if align == "pad":
@@ -107,12 +118,13 @@ def retrofit(
     if not isinstance(chosen, Adapter):
         raise TypeError(f"adapter: expected a subclass of Adapter; found {type(chosen).__name__}")
     normalisation = _normalisation(chosen, mean, std)
-    return Retrofit(chosen, tokenizer, _Options(tokens, align, max_tokens), normalisation)
+    return Retrofit(chosen, tokenizer, _Options(tokens, attention, align, max_tokens), normalisation)
 
 
 @dataclass(frozen=True)
 class _Options:
     tokens: str
+    attention: str
     align: str
     max_tokens: int | None
 
@@ -181,8 +193,8 @@ class Retrofit(nn.Module):
             ValueError: shapes that do not agree, an image smaller than a patch, or a budget that the tokenizer cannot
                 meet.
         """
-        tokens, real, _ = self._tokens(images, partition, mask)
-        return self.adapter.forward(tokens, real)
+        tokens, real, partition, counts = self._tokens(images, partition, mask)
+        return self._attend(self.adapter.forward, tokens, real, counts)
 
     def features(
         self,
@@ -208,20 +220,49 @@ class Retrofit(nn.Module):
             TypeError: as `forward`, or layers that are not integers.
             ValueError: as `forward`, or layers that the model does not have.
         """
-        tokens, real, partition = self._tokens(images, partition, mask)
-        return Features(self.adapter.features(tokens, real, (-1,) if layers is None else layers), real, partition)
+        tokens, real, partition, counts = self._tokens(images, partition, mask)
+        wanted = (-1,) if layers is None else layers
+        found = self._attend(partial(self.adapter.features, layers=wanted), tokens, real, counts)
+        return Features(found, real, partition)
+
+    def _attend(
+        self, function: Callable[..., Any], tokens: Tensor, real: Tensor | None, counts: list[int] | None
+    ) -> Any:
+        """Call one of the adapter's methods, with the choice of attention for its `run`."""
+        chosen = self.options.attention
+        if real is None or chosen == "mask":
+            return function(tokens, real)
+        if not counts:
+            if chosen != "auto" and len(tokens):
+                raise ValueError(
+                    f'attention="{chosen}": in a compiled or captured graph the host does not know the numbers of '
+                    'tokens; expected "auto" or "mask"'
+                )
+            return function(tokens, real)
+        ragged = Ragged(chosen, counts)
+        before = RAGGED.set(ragged)
+        try:
+            out = function(tokens, real)
+        finally:
+            RAGGED.reset(before)
+        if chosen != "auto" and not ragged.ran:
+            raise ValueError(
+                f'attention="{chosen}": {type(self.adapter).__name__} masks the padding itself; expected '
+                '"auto" or "mask", or an adapter that calls `run` (docs/retrofit.md)'
+            )
+        return out
 
     def _tokens(
         self, images: Tensor, partition: Partition | None, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Partition]:
-        """Tokens `[B,N,D]` with positions, 0 where there is none; which are real, None for all; their partition."""
+    ) -> tuple[Tensor, Tensor | None, Partition, list[int] | None]:
+        """Tokens `[B,N,D]` with positions, 0 where there is none; which are real, None for all; partition; counts."""
         sizes = self._check(images, mask)
         if partition is None:
             partition = self._tokenize(images, mask)
         else:
             self._check_partition(partition, images)
             partition = self._align(partition, images)
-        partition, real = compact(partition)
+        partition, real, counts = compact(partition)
         tokens = self.embed(images, partition)
         positions = self.positions(partition, sizes)
         if positions is not None:
@@ -230,7 +271,7 @@ class Retrofit(nn.Module):
             tokens = tokens * partition.gate.unsqueeze(-1).to(tokens.dtype)
         if real is not None:
             tokens = tokens.masked_fill(~real.unsqueeze(-1), 0)
-        return tokens, real, partition
+        return tokens, real, partition, counts
 
     def tokenize(self, images: Tensor, mask: Tensor | None = None) -> Partition:
         """The partition of images, normalised as for the model, into at most N segments; arguments as in `forward`."""
@@ -277,7 +318,7 @@ class Retrofit(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *more)
 
     def extra_repr(self) -> str:
-        return f"tokens={self.options.tokens!r}, align={self.options.align!r}, max_tokens={self.options.max_tokens}"
+        return ", ".join(f"{name}={value!r}" for name, value in vars(self.options).items())
 
     def _count_features(self) -> int:
         """Features per segment, from an empty image."""
@@ -302,7 +343,7 @@ class Retrofit(nn.Module):
             partition = self.tokenizer(plain, mask)
         partition = self._align(partition, images)
         if self.options.align == "budget" and partition.num_segments > limit:
-            partition, _ = compact(partition)
+            partition, *_ = compact(partition)
             if partition.num_segments > limit:
                 raise ValueError(
                     f"max_tokens: the tokenizer gives {partition.num_segments} segments, and cannot merge them to "

@@ -70,10 +70,11 @@ class TimmAdapter(Adapter):
     def keys(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return mask[:, None, None]
 
-    def block(self, block: Any, tokens: Tensor, keys: Any, inside: Callable[..., Any]) -> Tensor:
+    def block(self, block: Any, tokens: Tensor, keys: Any, inside: Callable[..., Any] | None) -> Tensor:
+        call = block if inside is None else inside(block)
         if self.model.grad_checkpointing:
-            return checkpoint(inside(block), tokens, keys, use_reentrant=False)
-        return inside(block)(tokens, keys)
+            return checkpoint(call, tokens, keys, use_reentrant=False)
+        return call(tokens, keys)
 
     def _start(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens with the model's own before them, as the first block takes them."""

@@ -57,17 +57,24 @@ def truncate(partition: Partition, images: Tensor, length: int) -> Partition:
     )
 
 
-def compact(partition: Partition) -> tuple[Partition, Tensor | None]:
-    """The same segments in as many slots as the batch needs, and which of them are filled.
+def compact(partition: Partition) -> tuple[Partition, Tensor | None, list[int] | None]:
+    """The same segments in as many slots as the batch needs, which of them are filled, and how many.
 
     The mask is bool `[B,N]`, or None where all are filled, so that attention needs none. For that the host reads the
-    counts; where it cannot, in a compiled or captured graph, there are all slots and always a mask.
+    counts; where it cannot, in a compiled or captured graph, there are all slots, always a mask, and no numbers.
+
+    Raises:
+        ValueError: the host finds an image without a segment.
     """
     counts = partition.counts
     compiled = torch.compiler.is_compiling() or (counts.is_cuda and torch.cuda.is_current_stream_capturing())
+    numbers: list[int] | None = None
     if not compiled and len(partition):
-        least, most = torch.stack(torch.aminmax(counts)).tolist()
-        partition = trim(partition, max(1, most))
-        if least == partition.num_segments:
-            return partition, None
-    return partition, torch.arange(partition.num_segments, device=counts.device) < counts[:, None]
+        numbers = counts.tolist()
+        if min(numbers) < 1:
+            raise ValueError(f"partition: expected at least one segment in every image; found counts {numbers}")
+        partition = trim(partition, max(numbers))
+    mask = torch.arange(partition.num_segments, device=counts.device) < counts[:, None]
+    if numbers is not None and min(numbers) == max(numbers):
+        return partition, None, numbers
+    return partition, mask, numbers

@@ -2,7 +2,7 @@
 
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -86,6 +86,17 @@ class _Adapter(Adapter):
     def features(self, tokens: Tensor, mask: Tensor | None, layers: Sequence[int]) -> tuple[Tensor, ...]:
         found = self.run(self._layers, self._start(tokens), mask, layers)
         return tuple(self._norm(hidden[:, self.prefix :]) for hidden in found)
+
+    def block(self, block: Any, tokens: Tensor, keys: Any, inside: Callable[..., Any] | None) -> Tensor:
+        if inside is None or not (block.gradient_checkpointing and block.training):
+            return super().block(block, tokens, keys, inside)
+        # The layer itself decides what is computed again.
+        recomputed = block._gradient_checkpointing_func
+        block._gradient_checkpointing_func = lambda function, *args: recomputed(inside(function), *args)
+        try:
+            return block(tokens, keys)
+        finally:
+            block._gradient_checkpointing_func = recomputed
 
     @property
     @abstractmethod
