@@ -416,6 +416,7 @@ def test_flex_attention():
         torch.testing.assert_close(kernels.flex(query, key, value, row, options), expected, rtol=0, atol=1e-5)
     images = photographs()
     for family in ("timm", "torchvision", "ViTModel"):
+        torch._dynamo.reset()  # torch 2.13 cannot compile it for the CPU with too many sizes that vary
         model = vits.make(family)
         expected = real(vits.adaptive(model, attention="mask")(images), [4, 6, 4, 1])
         close(real(vits.adaptive(model, attention="flex")(images), [4, 6, 4, 1]), expected)
