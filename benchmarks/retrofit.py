@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def photographs(number: int) -> Tensor:
         torch.nn.functional.interpolate(image[None], (SIDE, SIDE), mode="bilinear", antialias=True)
         for image in images[:number]
     ]
-    return torch.cat(resized)
+    return torch.cat(resized).clamp(0, 1)  # rounding may leave it
 
 
 def _square(photograph: Any) -> Tensor:
@@ -102,21 +103,16 @@ class Bench:
             "half, tokenizer": lambda: half.tokenize(images),
             "half, backbone": lambda: half(images, partition),
         }
-        many, ragged, missing = None, {}, {}
+        many, ragged, missing = self.retrofit(dk.Tokenizer()).tokenize(images), {}, {}
         for choice in CHOICES:
-            vit = self.retrofit(dk.Tokenizer(), attention=choice)
-            many = vit.tokenize(images) if many is None else many
-
-            def call(vit: dk.Retrofit = vit, many: dk.Partition = many) -> Any:
-                return vit(images, many)
-
             try:
+                vit = self.retrofit(dk.Tokenizer(), attention=choice)
+                call = partial(vit, images, many)
                 call()
             except Exception as error:  # a choice that cannot run here must not cost the others
                 missing[choice] = " ".join(str(error).split())[:300]
             else:
                 ragged[choice] = call
-        assert many is not None
         return calls, ragged, partition.counts.tolist(), many.counts.tolist(), missing
 
 
@@ -240,7 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, gpu = Console(), options.device == "cuda"
     if gpu and not torch.cuda.is_available():
         parser.error("--device: no CUDA device here")
-    batch, rounds = options.batch or (64 if gpu else 8), options.rounds or (20 if gpu else 5)
+    batch = (64 if gpu else 8) if options.batch is None else options.batch
+    rounds = (20 if gpu else 5) if options.rounds is None else options.rounds
     for name, value, most in (("batch", batch, 80), ("rounds", rounds, 1000), ("threads", options.threads, 1024)):
         if not 1 <= value <= most:
             parser.error(f"--{name}: expected 1 to {most}; found {value}")

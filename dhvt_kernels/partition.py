@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from ._checks import check_int
 from .ops import (
     Moments,
     SoftClusters,
@@ -71,6 +72,16 @@ class Partition:
             mask = None if soft.mask is None else soft.mask[one]
             soft = replace(soft, features=soft.features[one], clusters=clusters, mask=mask)
         return Partition(num_segments=self.num_segments, soft=soft, **tensors)
+
+    def trim(self, length: int) -> "Partition":
+        """The same segments in `length` slots, K = length; `length` has to be at least every image's count."""
+        check_int("length", length, 1)
+        return replace(
+            self,
+            num_segments=length,
+            node=self.node[:, :length],
+            probability=self.probability[:, :length],
+        )
 
     @property
     def selection_gradient(self) -> bool:

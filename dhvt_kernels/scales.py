@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._checks import check_int
 from .ops import MergeTree, ScaleCut, ScaleSet, relabel, scale_cut, segment_gather, tree_cut
 from .partition import Partition, SoftLeaves
 
@@ -46,6 +47,14 @@ class ScalePartition(Partition):
         else:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return self.__dict__[name]
+
+    def trim(self, length: int) -> Partition:
+        """As of a partition; what has not been computed is not computed for it."""
+        check_int("length", length, 1)
+        changed = {**self.__dict__, "num_segments": length, "node": self.node[:, :length]}
+        if "probability" in changed:
+            changed["probability"] = changed["probability"][:, :length]
+        return ScalePartition(**changed)
 
     def _relax(self) -> None:
         likelihood, penalty = self._terms

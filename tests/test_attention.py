@@ -147,6 +147,18 @@ def test_no_padding_goes_through_the_blocks_of_a_packed_row():
     assert shapes == [[1, 6 + 4 + 4 + 1 + 4, 32]]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("choice", CHOICES)
+def test_images_of_different_size(choice):
+    model = vits.make("timm-dynamic")
+    single = [vits.photos(1, *size)[0] for size in ((32, 32), (40, 24), (16, 48), (8, 8))]
+    images, mask = dk.pad_images(single)
+    images = images.masked_fill(~mask[:, None], torch.nan)
+    together = vits.adaptive(model, attention=choice)(images, mask=mask)
+    for found, image in zip(together, single, strict=True):
+        vits.equal(found, vits.adaptive(model)(image[None])[0], 2e-5)
+
+
 # What blocks do besides
 
 

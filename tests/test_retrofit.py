@@ -105,6 +105,23 @@ def test_the_grid_tokenizer():
         dk.GridTokenizer(8)(images.byte())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "grid"),
+    [("timm", (4, 4)), ("torchvision", (4, 4)), ("timm-dynamic", (4, 5)), ("ViTModel", (4, 5))],
+)
+def test_a_patch_that_does_not_divide_the_image(family, grid):
+    """The whole patches (or the model's one grid), stretched over the image; its segments average over the pixels."""
+    vit, images = vits.adaptive(vits.make(family)), vits.photos(2, 35, 46)
+    table = vit.adapter.positions(35, 46)
+    assert table.shape == (*grid, 32)
+    y, x = torch.arange(35) * grid[0] // 35, torch.arange(46) * grid[1] // 46
+    partition = vit.tokenize(images)
+    expected = partition.pool(table[y][:, x].permute(2, 0, 1).repeat(2, 1, 1, 1))
+    torch.testing.assert_close(vit.positions(partition), expected)
+    assert torch.equal(table, vit.adapter.positions(grid[0] * 8, grid[1] * 8))
+
+
 # Padding
 
 

@@ -219,6 +219,10 @@ def test_bad_partitions():
         vit(images, images)
     with pytest.raises(ValueError, match=r"partition: expected labels \[2, 32, 32\]; found \[2, 16, 16\]"):
         vit(images, vit.tokenizer(torch.rand(2, 3, 16, 16)))
+    empty = vit.tokenizer(images)
+    empty.counts[1] = 0
+    with pytest.raises(ValueError, match=r"at least one segment in every image; found counts \[\d+, 0\]"):
+        vit(images, empty)
     other = dk.Tokenizer(dk.ConvEncoder(), noise=0.1)
     with pytest.raises(ValueError, match="partition: expected 3 features, as the tokenizer gives; found 8"):
         vit(images, other(images))

@@ -172,3 +172,20 @@ def test_bad_input():
         hierarchy.cut(select="greedy", max_tokens=[3])
     with pytest.raises(TypeError, match="budget"):
         hierarchy.cut(budget=3, max_tokens=[3])
+
+
+def test_trimming_computes_nothing_and_changes_nothing():
+    """Of a cut among many, which computes its fields when it is asked for them, and of one on its own."""
+    hierarchy = dk.Tokenizer(cell=4).hierarchy(pictures())
+    one, many = hierarchy.cut(max_tokens=9), hierarchy.cut(max_tokens=[9, 30])[0]
+    assert many.num_segments == 9
+    kept = many.trim(12).trim(9)
+    lazy = ("labels", "cost", "probability", "expected_tokens")
+    assert not any(name in vars(partition) for name in lazy for partition in (many, kept))
+    assert_same(kept, one.trim(9))
+    longest = int(one.counts.max())
+    assert_same(many.trim(longest), one.trim(longest))
+    assert_same(kept.trim(longest), one.trim(longest))
+    assert one.trim(longest).probability.shape == one.trim(longest).node.shape == (2, longest)
+    with pytest.raises(ValueError, match="length: expected an integer >= 1; found 0"):
+        many.trim(0)

@@ -15,16 +15,6 @@ def _changed(partition: Partition, **changes: Any) -> Partition:
     return Partition(**kept, **changes)
 
 
-def trim(partition: Partition, length: int) -> Partition:
-    """The same segments in `length` slots; none may lie beyond."""
-    return _changed(
-        partition,
-        num_segments=length,
-        node=partition.node[:, :length],
-        probability=partition.probability[:, :length],
-    )
-
-
 def information(partition: Partition, images: Tensor) -> Tensor:
     """`[B,K]`: what an image loses with a segment; -1 in unused slots.
 
@@ -73,7 +63,7 @@ def compact(partition: Partition) -> tuple[Partition, Tensor | None, list[int] |
         numbers = counts.tolist()
         if min(numbers) < 1:
             raise ValueError(f"partition: expected at least one segment in every image; found counts {numbers}")
-        partition = trim(partition, max(numbers))
+        partition = partition.trim(max(numbers))
     mask = torch.arange(partition.num_segments, device=counts.device) < counts[:, None]
     if numbers is not None and min(numbers) == max(numbers):
         return partition, None, numbers
