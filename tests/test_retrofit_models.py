@@ -157,7 +157,7 @@ def test_the_guide_runs():
     blocks = re.findall(
         r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs" / "retrofit.md").read_text(), re.DOTALL
     )
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, "retrofit.md", "exec"), {})
 

@@ -40,7 +40,8 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, row: Row, options: Options
     """A kernel for rows of different length where there is one, else one call per image."""
     query, key, value = (_autocast(x) for x in (query, key, value))
     kernel = flash_kernel(query.device, query.dtype, options.dropout_p)
-    if kernel is None or query.shape[-1] > 256 or value.shape[-1] != query.shape[-1]:
+    width = query.shape[-1]
+    if kernel is None or width > 256 or width % 8 or value.shape[-1] != width:  # what both kernels take
         return per_image(query, key, value, row, options)
     query, key, value = _own_heads(_scaled(query, options), key, value, options)
     flat = (x[0].transpose(0, 1) for x in (query, key, value))  # [T,H,E]
