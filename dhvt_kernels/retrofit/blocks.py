@@ -29,7 +29,7 @@ def run_blocks(
     blocks = blocks[: max(wanted, default=-1) + 1]
     # A compiled graph has no numbers of tokens to choose by, and cannot read the variable.
     ragged = None if mask is None or torch.compiler.is_compiling() else RAGGED.get()
-    if ragged is None:
+    if ragged is None or mask is None or mask.shape != (len(ragged.counts), max(ragged.counts)):
         found = dict(_padded(adapter, blocks, tokens, _with_own(tokens, mask), wanted))
     else:
         found = _run_ragged(adapter, blocks, tokens, _with_own(tokens, mask), wanted, ragged)

@@ -1,7 +1,9 @@
 """How attention sees rows with different numbers of tokens: which choice, and what stands in its way."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,33 @@ class Ragged:
 
 #: Set while a batch with padding goes through an adapter; None: the padding is masked.
 RAGGED: ContextVar[Ragged | None] = ContextVar("RAGGED", default=None)
+
+
+def attend(
+    method: Callable[..., Any], chosen: str, tokens: Tensor, real: Tensor | None, counts: list[int] | None
+) -> Any:
+    """Call an adapter's method with tokens and mask, and a choice of attention for its `run`."""
+    if real is None or chosen == "mask":
+        return method(tokens, real)
+    if not counts:
+        if chosen != "auto" and len(tokens):
+            raise ValueError(
+                f'attention="{chosen}": in a compiled or captured graph the host does not know the numbers of tokens; '
+                'expected "auto" or "mask"'
+            )
+        return method(tokens, real)
+    ragged = Ragged(chosen, counts)
+    before = RAGGED.set(ragged)
+    try:
+        out = method(tokens, real)
+    finally:
+        RAGGED.reset(before)
+    if chosen != "auto" and not ragged.ran:
+        raise ValueError(
+            f'attention="{chosen}": the adapter masks the padding itself; expected "auto" or "mask", or an adapter '
+            "that gives `run` the tokens and the mask that it was given (docs/retrofit.md)"
+        )
+    return out
 
 
 def auto(model: nn.Module, tokens: Tensor) -> str:

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._checks import FLOATING, accumulation_dtype, check_choice, check_int, check_tensors
-from ..ops import position_histogram, segment_gather
+from .._checks import FLOATING, check_choice, check_int, check_tensors
+from ..ops import segment_gather
 from ..partition import Partition
 from .adapter import Adapter, find_adapter
-from .choice import ATTENTION, RAGGED, Ragged
+from .choice import ATTENTION, attend
+from .images import image_sizes, mean_position, normalisation
 from .tokens import compact, truncate
 
 ALIGN = ("budget", "truncate", "pad")
@@ -117,8 +118,8 @@ def retrofit(
     chosen = find_adapter(model) if adapter is None else adapter(model)
     if not isinstance(chosen, Adapter):
         raise TypeError(f"adapter: expected a subclass of Adapter; found {type(chosen).__name__}")
-    normalisation = _normalisation(chosen, mean, std)
-    return Retrofit(chosen, tokenizer, _Options(tokens, attention, align, max_tokens), normalisation)
+    options = _Options(tokens, attention, align, max_tokens)
+    return Retrofit(chosen, tokenizer, options, normalisation(chosen, mean, std))
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Retrofit(nn.Module):
                 meet.
         """
         tokens, real, partition, counts = self._tokens(images, partition, mask)
-        return self._attend(self.adapter.forward, tokens, real, counts)
+        return attend(self.adapter.forward, self.options.attention, tokens, real, counts)
 
     def features(
         self,
@@ -222,35 +223,9 @@ class Retrofit(nn.Module):
         """
         tokens, real, partition, counts = self._tokens(images, partition, mask)
         wanted = (-1,) if layers is None else layers
-        found = self._attend(partial(self.adapter.features, layers=wanted), tokens, real, counts)
+        method = partial(self.adapter.features, layers=wanted)
+        found = attend(method, self.options.attention, tokens, real, counts)
         return Features(found, real, partition)
-
-    def _attend(
-        self, function: Callable[..., Any], tokens: Tensor, real: Tensor | None, counts: list[int] | None
-    ) -> Any:
-        """Call one of the adapter's methods, with the choice of attention for its `run`."""
-        chosen = self.options.attention
-        if real is None or chosen == "mask":
-            return function(tokens, real)
-        if not counts:
-            if chosen != "auto" and len(tokens):
-                raise ValueError(
-                    f'attention="{chosen}": in a compiled or captured graph the host does not know the numbers of '
-                    'tokens; expected "auto" or "mask"'
-                )
-            return function(tokens, real)
-        ragged = Ragged(chosen, counts)
-        before = RAGGED.set(ragged)
-        try:
-            out = function(tokens, real)
-        finally:
-            RAGGED.reset(before)
-        if chosen != "auto" and not ragged.ran:
-            raise ValueError(
-                f'attention="{chosen}": {type(self.adapter).__name__} masks the padding itself; expected '
-                '"auto" or "mask", or an adapter that calls `run` (docs/retrofit.md)'
-            )
-        return out
 
     def _tokens(
         self, images: Tensor, partition: Partition | None, mask: Tensor | None
@@ -297,9 +272,9 @@ class Retrofit(nn.Module):
         """
         labels, number = partition.labels, partition.num_segments
         if sizes is None:
-            return _mean_position(labels, number, self.adapter.positions(*labels.shape[1:]))
+            return mean_position(labels, number, self.adapter.positions(*labels.shape[1:]))
         rows: list[Tensor | None] = [
-            _mean_position(labels[b : b + 1, :height, :width], number, self.adapter.positions(height, width))
+            mean_position(labels[b : b + 1, :height, :width], number, self.adapter.positions(height, width))
             for b, (height, width) in enumerate(sizes)
         ]
         known = [row for row in rows if row is not None]
@@ -387,39 +362,3 @@ class Retrofit(nn.Module):
                 f"partition: expected {layer.in_features} features, as the tokenizer gives; "
                 f"found {partition.node_features.shape[-1]}"
             )
-
-
-def image_sizes(mask: Tensor) -> list[tuple[int, int]]:
-    """The (height, width) that holds every pixel of the mask `[B,H,W]`, from the upper left corner."""
-
-    def extent(lines: Tensor) -> list[int]:
-        number = torch.arange(1, lines.shape[1] + 1, device=lines.device)
-        return (lines * number).amax(1).tolist()
-
-    return list(zip(extent(mask.any(2)), extent(mask.any(1)), strict=True))
-
-
-def _mean_position(labels: Tensor, number: int, table: Tensor | None) -> Tensor | None:
-    """`[B,N,D]`; the product is float32 (float64 for float64), also under autocast."""
-    if table is None:
-        return None
-    height, width = table.shape[:2]
-    histogram = position_histogram(labels, num_segments=number, grid=(height, width)).flatten(2)
-    dtype = accumulation_dtype(table.dtype)
-    with torch.autocast(table.device.type, enabled=False):
-        return (histogram.to(dtype) @ table.flatten(0, 1).to(dtype)).to(table.dtype)
-
-
-def _normalisation(
-    adapter: Adapter, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[Tensor, Tensor]:
-    """`[C,1,1]` each."""
-    out = []
-    for name, given, own in (("mean", mean, adapter.mean), ("std", std, adapter.std)):
-        values = torch.tensor(list(own if given is None else given), dtype=torch.float32)
-        if values.shape != (adapter.channels,):
-            raise ValueError(f"{name}: expected {adapter.channels} numbers, one per channel; found {values.tolist()}")
-        out.append(values[:, None, None])
-    if not bool((out[1] > 0).all()):
-        raise ValueError(f"std: expected numbers > 0; found {out[1].flatten().tolist()}")
-    return out[0], out[1]

@@ -1,0 +1,44 @@
+"""Images: their sizes in a padded batch, positions over them, and what they are normalised with."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._checks import accumulation_dtype
+from ..ops import position_histogram
+from .adapter import Adapter
+
+
+def image_sizes(mask: Tensor) -> list[tuple[int, int]]:
+    """The (height, width) that holds every pixel of the mask `[B,H,W]`, from the upper left corner."""
+
+    def extent(lines: Tensor) -> list[int]:
+        number = torch.arange(1, lines.shape[1] + 1, device=lines.device)
+        return (lines * number).amax(1).tolist()
+
+    return list(zip(extent(mask.any(2)), extent(mask.any(1)), strict=True))
+
+
+def mean_position(labels: Tensor, number: int, table: Tensor | None) -> Tensor | None:
+    """`[B,N,D]`; the product is float32 (float64 for float64), also under autocast."""
+    if table is None:
+        return None
+    height, width = table.shape[:2]
+    histogram = position_histogram(labels, num_segments=number, grid=(height, width)).flatten(2)
+    dtype = accumulation_dtype(table.dtype)
+    with torch.autocast(table.device.type, enabled=False):
+        return (histogram.to(dtype) @ table.flatten(0, 1).to(dtype)).to(table.dtype)
+
+
+def normalisation(adapter: Adapter, mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+    """`[C,1,1]` each."""
+    out = []
+    for name, given, own in (("mean", mean, adapter.mean), ("std", std, adapter.std)):
+        values = torch.tensor(list(own if given is None else given), dtype=torch.float32)
+        if values.shape != (adapter.channels,):
+            raise ValueError(f"{name}: expected {adapter.channels} numbers, one per channel; found {values.tolist()}")
+        out.append(values[:, None, None])
+    if not bool((out[1] > 0).all()):
+        raise ValueError(f"std: expected numbers > 0; found {out[1].flatten().tolist()}")
+    return out[0], out[1]
