@@ -6,17 +6,10 @@ import vits
 from systems import MINI, photos, segmenter
 from torch.nn import functional as F
 
-import dhvt_kernels as dk
 from benchmarks import models
 
-#: Heads on adaptive tokens.
-needs_heads = pytest.mark.skipif(not hasattr(dk, "heads"), reason="dhvt_kernels.heads is not there")
-SEGMENTERS = [
-    pytest.param(name, marks=needs_heads if name.startswith(("slic", "dhvt")) else ()) for name in models.SEGMENTERS
-]
 
-
-@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("name", models.SEGMENTERS)
 def test_a_segmenter_learns_which_half_of_an_image_is_bright(name):
     vits.library("timm")
     model = models.segmenter(name, tokens=9, channels=8, **MINI).train()
@@ -39,7 +32,7 @@ def test_a_segmenter_learns_which_half_of_an_image_is_bright(name):
     assert right > 0.9
 
 
-@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("name", models.SEGMENTERS)
 def test_a_frozen_segmenter_trains_its_head_and_what_the_method_adds(name):
     model = segmenter(name)
     model.freeze()
@@ -50,7 +43,7 @@ def test_a_frozen_segmenter_trains_its_head_and_what_the_method_adds(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("name", models.SEGMENTERS)
 def test_tokenizer_and_segmenter_can_run_apart(name):
     model, images = segmenter(name), photos(3)
     partition = model.tokenize(images)

@@ -47,7 +47,6 @@ class Plan:
     train: float | int = 0.8
     validation: float | int = 0.2
     device_batch: int = 64
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def measure(self) -> str:
@@ -93,12 +92,18 @@ def _table2(small: bool) -> Plan:
         "DHVT, UperNet": "dhvt-upernet",
     }
     entries = [
-        Entry(method, system, size, patches if system.startswith(("slic", "dhvt")) else None)
+        Entry(
+            method,
+            system,
+            size,
+            patches if system.startswith(("slic", "dhvt")) else None,
+            {"channels": 64} if small and system.endswith("upernet") else {},
+        )
         for method, system in names.items()
     ]
     if small:
         recipe = Recipe(epochs=8, batch=8)
-        return Plan("table2", True, tuple(entries), recipe, size, frozen=True, device_batch=8, options={"channels": 64})
+        return Plan("table2", True, tuple(entries), recipe, size, frozen=True, device_batch=8)
     entries.append(Entry("SegFormer-B2", "segformer", size))
     return Plan("table2", False, tuple(entries), Recipe(epochs=30, batch=16), size, device_batch=16)
 

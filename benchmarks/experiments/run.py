@@ -46,7 +46,7 @@ class Table:
         """The system of an entry, with a head that the seed draws."""
         torch.manual_seed(seed)
         make = models.segmenter if self.dense else classifier
-        options = {**(self.plan.options if entry.system.endswith("upernet") else {}), **entry.options}
+        options = dict(entry.options)
         if entry.system != "segformer":
             options["weights"] = self.weights
         system = make(entry.system, classes=self.classes, size=entry.size, tokens=entry.tokens, **options)
