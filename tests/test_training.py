@@ -1,0 +1,201 @@
+"""The training scripts, on miniature sets in the real folder formats."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from vits import library
+
+library("timm")
+for needed in ("accelerate", "datasets", "omegaconf", "tensorboard", "webdataset"):
+    pytest.importorskip(needed)
+
+import mini_data  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+from torch.distributed.run import main as torchrun  # noqa: E402
+
+TESTS = Path(__file__).parent
+EXAMPLES = TESTS.parent / "examples"
+CONFIGS = EXAMPLES / "configs"
+sys.path.insert(0, str(EXAMPLES))
+
+import train_classification  # noqa: E402
+import train_segmentation  # noqa: E402
+
+pytestmark = pytest.mark.xdist_group("training")
+
+SMALL = [str(CONFIGS / "mini_classification.yaml"), "--set"]
+DENSE = [str(CONFIGS / "mini_segmentation.yaml"), "--set"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(threads)
+
+
+def places(root):
+    return [f"data.train={root}/train", f"data.val={root}/val"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Class folders with two corrupt images in training, one in validation."""
+    root = tmp_path_factory.mktemp("photos")
+    mini_data.corrupt(mini_data.class_folders(root / "train", 6))
+    mini_data.class_folders(root / "val", 3, first=6)
+    (root / "val" / "coffee" / "broken.jpg").write_text("no image")
+    return root
+
+
+#: 15 steps of 4 images, 3 epochs: everything random is on, and a checkpoint at every second step.
+LONG = ["train.epochs=5", "train.batch_size=4"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(photos, tmp_path_factory):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    output = tmp_path_factory.mktemp("uninterrupted")
+    figures = train_classification.main([*SMALL, *places(photos), *LONG, f"train.output={output}"])
+    torch.set_num_threads(threads)
+    return output, figures
+
+
+def series(output, name):
+    """Values by step, from TensorBoard's files."""
+    events = EventAccumulator(str(output / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(name)}
+
+
+def same_weights(one, other, **tolerance):
+    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert first.keys() == second.keys()
+    for key in first:
+        torch.testing.assert_close(first[key], second[key], **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def environment():
+    site = os.pathsep.join([str(TESTS / "site"), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": site, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_run_learns_and_counts(uninterrupted):
+    output, figures = uninterrupted
+    loss = series(output, "train/loss")
+    assert list(loss) == list(range(1, 16))
+    assert figures["images"] == 6
+    assert figures["skipped"] == 1
+    assert 1 <= figures["tokens"] <= 9
+    assert figures["tokenizer_ms"] > 0
+    assert figures["backbone_ms"] > 0
+    skipped = list(series(output, "train/skipped").values())
+    assert skipped == sorted(skipped)
+    assert skipped[-1] == 2 * 5, "each corrupt image once per epoch"
+    assert series(output, "evaluation/top1")[15] == figures["top1"]
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(photos, uninterrupted, tmp_path):
+    command = [sys.executable, str(EXAMPLES / "train_classification.py"), *SMALL, *places(photos), *LONG]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            [*command, f"train.output={tmp_path}"], env=environment(), cwd=tmp_path, stdout=log, stderr=log
+        )
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("checkpoints/step_*")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert list(tmp_path.glob("checkpoints/step_*"))
+    assert not (tmp_path / "results.json").exists(), "killed too late"
+    figures = train_classification.main([*SMALL, *places(photos), *LONG, f"train.output={tmp_path}"])
+    output, expected = uninterrupted
+    for name in ("train/loss", "train/lr", "train/skipped"):
+        assert series(tmp_path, name) == series(output, name)
+    same_weights(tmp_path, output)
+    assert {key: value for key, value in figures.items() if "ms" not in key} == {
+        key: value for key, value in expected.items() if "ms" not in key
+    }
+
+
+#: Without what depends on the rows of a process: mixing, and dropped paths.
+PLAIN = ["augment.mixup=0", "augment.cutmix=0", "model.drop_path=0", "train.steps=4", "train.epochs=null"]
+
+
+@pytest.fixture(scope="module")
+def one_process(photos, tmp_path_factory):
+    output = tmp_path_factory.mktemp("one")
+    figures = train_classification.main([*SMALL, *places(photos), *PLAIN, f"train.output={output}"])
+    return output, figures
+
+
+@pytest.fixture(scope="module")
+def two_processes(photos, tmp_path_factory):
+    """Folders of the same run in two processes, by DDP and by FSDP."""
+    outputs = {parallel: tmp_path_factory.mktemp(parallel) for parallel in ("ddp", "fsdp")}
+    runs = [
+        [*SMALL, *places(photos), *PLAIN, f"train.output={output}", f"train.parallel={parallel}", "train.accumulate=1"]
+        for parallel, output in outputs.items()
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment().items():
+            patch.setenv(name, value)
+        script = str(TESTS / "several_runs.py")
+        torchrun(["--standalone", "--nproc_per_node", "2", script, *runs[0], "--then", *runs[1]])
+    return outputs
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_equal_one(photos, one_process, two_processes, parallel):
+    (output, figures), found = one_process, two_processes[parallel]
+    for name in ("train/loss", "train/skipped", "evaluation/top1", "evaluation/tokens", "evaluation/skipped"):
+        assert series(found, name) == pytest.approx(series(output, name), rel=1e-5), name
+    same_weights(found, output, rtol=0, atol=1e-5)
+    # A checkpoint of two processes goes on in one.
+    more = train_classification.main(
+        [*SMALL, *places(photos), *PLAIN, f"train.output={found}", "train.steps=5", "train.accumulate=1"]
+    )
+    assert more["images"] == figures["images"]
+    assert list(series(found, "train/loss")) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("format", ["webdataset", "huggingface"])
+def test_classification_formats(tmp_path, format):
+    place = (mini_data.shards if format == "webdataset" else mini_data.hugging_face)(tmp_path / "data", 3)
+    figures = train_classification.main(
+        [*SMALL, f"data.format={format}", f"data.train={place}", f"data.val={place}", f"train.output={tmp_path}/run"]
+    )
+    assert figures["images"] == 6
+    assert figures["skipped"] == 0
+
+
+def test_segmentation_of_ade20k_folders(tmp_path):
+    place = mini_data.ade20k(tmp_path / "data", 3)
+    (place / "images" / "training" / "astronaut_1.jpg").write_text("no image")
+    (place / "annotations" / "training" / "coffee_1.png").write_text("no labels")
+    changes = [f"data.train={place}", f"data.val={place}", f"train.output={tmp_path}/run", "data.workers=1"]
+    figures = train_segmentation.main([*DENSE, *changes])
+    assert figures["images"] == 6
+    assert 0 < figures["mIoU"] <= 100
+    assert series(tmp_path / "run", "train/skipped")[3] == 2
+
+
+def test_segmentation_of_pairs_with_upernet(tmp_path):
+    place = mini_data.pairs(tmp_path / "data", 2)
+    changes = [f"data.train={place}", f"data.val={place}", f"train.output={tmp_path}/run", "data.format=pairs"]
+    changes += ["data.reduce_zero_label=false", "data.ignore_labels=[2]", "model.classes=2", "train.steps=1"]
+    figures = train_segmentation.main([*DENSE, *changes, "model.head=upernet", "model.layers=[0,0,1,1]"])
+    assert figures["images"] == 4
