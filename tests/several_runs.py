@@ -1,4 +1,4 @@
-"""Runs train_classification.py once for each group of arguments between `--then`: one start of the interpreter for all."""
+"""Runs train_classification.py for each group of arguments between `--then`: the interpreter starts once."""
 
 import sys
 from pathlib import Path

@@ -92,7 +92,7 @@ def _segmentation(augment: Augment, size: int) -> list[v2.Transform]:
 
 
 def _evaluation(task: str, size: int) -> v2.Transform:
-    """Classification: the central 7/8. Segmentation: the whole image, its short side as in training; labels as they are."""
+    """Classification: the central 7/8. Segmentation: the whole image, its short side as in training."""
     if task == "segmentation":
         return v2.Resize(size, antialias=True)
     return v2.Compose([v2.Resize(size * 8 // 7, INTERPOLATION, antialias=True), v2.CenterCrop(size)])

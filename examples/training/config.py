@@ -27,6 +27,7 @@ class Model:
     max_tokens: int | None = None  # None: as many as patches
     attention: str = "auto"
     encoder: str = "lab"  # features of the tokenizer: lab (no weights), or conv (learned)
+    encoder_weights: str | None = None  # a file of examples/pretrain_encoder.py
     tokenizer: dict[str, Any] = field(default_factory=dict)  # more for dk.Tokenizer
     options: dict[str, Any] = field(default_factory=dict)  # more for timm.create_model
     head: str = "linear"  # of segmentation: linear, mlp or upernet
@@ -162,6 +163,12 @@ def _check(config: Config, task: str, path: Path) -> None:
     choice("train.parallel", train.parallel, ("ddp", "fsdp"))
     expect("optimizer.betas", optimizer.betas, len(optimizer.betas) == 2, "two numbers")
     expect("augment.scale", config.augment.scale, len(config.augment.scale) == 2, "two numbers, least and most")
+    expect(
+        "model.encoder_weights",
+        model.encoder_weights,
+        model.encoder_weights is None or model.encoder == "conv",
+        "none with encoder lab",
+    )
     one = (train.epochs is None) != (train.steps is None)
     expect("train.epochs, train.steps", (train.epochs, train.steps), one, "one of them")
     for name in ("batch_size", "accumulate", "log_every", "save_every", "evaluate_every", "keep"):

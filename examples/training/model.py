@@ -8,12 +8,13 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dhvt_kernels as dk
 
-from .config import Config, ConfigError
+from .config import Config, ConfigError, Model
 
 #: Width of the hidden layer of the head `mlp`.
 HIDDEN = 512
@@ -86,13 +87,22 @@ def _retrofit(config: Config) -> dk.Retrofit:
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"model.name, model.options: {error}") from error
     vit.set_grad_checkpointing(config.train.grad_checkpointing)
-    learned = model.encoder == "conv"
-    if config.train.regularizer and not learned:
+    if config.train.regularizer and model.encoder == "lab":
         raise ConfigError(
-            f"train.regularizer: expected 0 with model.encoder=lab, which learns nothing; found {config.train.regularizer}"
+            "train.regularizer: expected 0 with model.encoder=lab, which learns nothing; "
+            f"found {config.train.regularizer}"
         )
-    tokenizer = dk.Tokenizer(dk.ConvEncoder() if learned else None, **model.tokenizer)
+    tokenizer = dk.Tokenizer(_encoder(model) if model.encoder == "conv" else None, **model.tokenizer)
     return dk.retrofit(vit, tokenizer, max_tokens=model.max_tokens, attention=model.attention)
+
+
+def _encoder(model: Model) -> dk.ConvEncoder:
+    encoder = dk.ConvEncoder()
+    if model.encoder_weights is not None:
+        weights = load_file(model.encoder_weights)
+        own = {key.removeprefix("features."): weights[key] for key in weights if key.startswith("features.")}
+        encoder.load_state_dict(own)
+    return encoder
 
 
 def _segmenter(vit: Any, config: Config) -> nn.Module:

@@ -1,4 +1,4 @@
-"""WebDataset shards with an index, so that any sample can be read, and a run resumed at any step, on any number of processes."""
+"""WebDataset shards with an index: any sample can be read, so a run is resumed at any step and on any processes."""
 
 import glob
 import io
@@ -22,7 +22,7 @@ GROUP = 16
 
 
 class Shards:
-    """Local tar files of `KEY.jpg` with `KEY.cls` (a number), or with `KEY.seg.png` (labels; also `mask.png`, `png`)."""
+    """Local tar files of `KEY.jpg` with `KEY.cls` (a number), or `KEY.seg.png` (labels; also `mask.png`, `png`)."""
 
     def __init__(self, pattern: str, segmentation: bool) -> None:
         self.paths = [path for url in expand_urls(pattern) for path in sorted(glob.glob(url)) or [url]]
@@ -81,13 +81,8 @@ def _members(path: str) -> dict[str, dict[str, tuple[int, int]]]:
     except tarfile.ReadError as error:
         if not keys:
             raise ConfigError(f"data: {path}: expected a tar file, not compressed: {error}") from None
-        warnings.warn(f"{path} ends after {len(keys)} samples: {error}", stacklevel=2)
-        _drop_incomplete(keys)
-    return keys
-
-
-def _drop_incomplete(keys: dict[str, dict[str, tuple[int, int]]]) -> None:
-    """The last sample of a shard that was cut off may lack a file."""
-    last = next(reversed(keys))
-    if len(keys) > 1 and len(keys[last]) < max(map(len, keys.values())):
+    last = next(reversed(keys), "")
+    if len(keys) > 1 and len(keys[last]) < len(keys[next(iter(keys))]):  # cut off: the library reads on in silence
         del keys[last]
+        warnings.warn(f"{path} ends in the middle of a sample, after {len(keys)}", stacklevel=2)
+    return keys

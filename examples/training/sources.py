@@ -97,7 +97,7 @@ def _with_labels(images: list[Path], folder: Path | None) -> Files:
 
 
 class HuggingFace:
-    """A data set of the library `datasets`: by its name, or the folder of one (saved by it, or as it downloads them)."""
+    """A data set of the library `datasets`, by its name or folder (saved by it, or in a form that it knows)."""
 
     def __init__(self, data: Data, place: str, split: str) -> None:
         import datasets
