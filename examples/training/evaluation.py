@@ -62,7 +62,7 @@ def hits(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """Pixels of each image by class and prediction, `[B,classes^2]`, at the size of the labels; none that is ignored."""
+    """Pixels of each image by class and prediction, `[B,classes^2]`, at the size of the labels; ignored ones not."""
     classes = logits.shape[1]
     if logits.shape[2:] != labels.shape[1:]:
         logits = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
