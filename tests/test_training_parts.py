@@ -20,6 +20,9 @@ for needed in ("accelerate", "datasets", "omegaconf", "tensorboard", "webdataset
 import mini_data  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 from PIL import Image  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+import dhvt_kernels as dk  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CONFIGS = EXAMPLES / "configs"
@@ -394,6 +397,16 @@ def test_weights_of_a_file(tmp_path):
     torch.testing.assert_close(vit.blocks[1].mlp.fc1.weight, small.blocks[1].mlp.fc1.weight)
     assert vit.head.weight.shape == (2, 32)
     assert vit.pos_embed.shape == (1, 17, 32)
+
+
+def test_weights_of_a_pretrained_encoder(tmp_path):
+    encoder = dk.ConvEncoder()
+    save_file({f"features.{key}": value for key, value in encoder.state_dict().items()}, tmp_path / "encoder")
+    changes = ["model.encoder=conv", "model.tokenizer.noise=0.1", f"model.encoder_weights={tmp_path}/encoder"]
+    loaded = TokenModel(mini(*changes)).vit.tokenizer.features
+    torch.testing.assert_close(loaded.state_dict(), encoder.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ConfigError, match=r"model.encoder_weights: expected none with encoder lab"):
+        mini(f"model.encoder_weights={tmp_path}/encoder")
 
 
 def test_regularizer_needs_something_to_learn():
