@@ -1,12 +1,21 @@
-"""For the tests of training: photographs in the folder formats of real data sets, some of them corrupt."""
+"""For the tests of training, skipped without its libraries: photographs in the folder formats of real data sets."""
 
 import io
 import tarfile
+from importlib.util import find_spec
 
-import datasets
 import numpy as np
+import pytest
 import skimage.data
 from PIL import Image
+from vits import library
+
+for needed in ("accelerate", "datasets", "omegaconf", "tensorboard", "timm", "torchvision", "webdataset"):
+    if find_spec(needed) is None:
+        pytest.skip(f"training needs {needed}", allow_module_level=True)
+library("timm")
+
+import datasets  # noqa: E402
 
 CLASSES = {"astronaut": skimage.data.astronaut, "coffee": skimage.data.coffee}
 

@@ -9,19 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import mini_data  # first: it skips these tests where a library is missing
 import pytest
 import torch
-from vits import library
-
-library("timm")
-for needed in ("accelerate", "datasets", "omegaconf", "tensorboard", "webdataset"):
-    pytest.importorskip(needed)
-
-import mini_data  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
-from torch.distributed.run import main as torchrun  # noqa: E402
 
 TESTS = Path(__file__).parent
 EXAMPLES = TESTS.parent / "examples"
@@ -30,6 +20,10 @@ sys.path.insert(0, str(EXAMPLES))
 
 import train_classification  # noqa: E402
 import train_segmentation  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+from torch.distributed.run import main as torchrun  # noqa: E402
 from training import checkpoint  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("training")

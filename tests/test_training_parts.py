@@ -8,28 +8,21 @@ import sys
 import tarfile
 from pathlib import Path
 
+import mini_data  # first: it skips these tests where a library is missing
 import numpy as np
 import pytest
 import torch
-from vits import library
-
-timm = library("timm")
-for needed in ("accelerate", "datasets", "omegaconf", "tensorboard", "webdataset"):
-    pytest.importorskip(needed)
-
-import mini_data  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
-from PIL import Image  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-
-import dhvt_kernels as dk  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CONFIGS = EXAMPLES / "configs"
 sys.path.insert(0, str(EXAMPLES))
 
+import timm  # noqa: E402
 import train_classification  # noqa: E402
 import train_segmentation  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
+from PIL import Image  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from training import checkpoint  # noqa: E402
 from training.augment import LabelError, Transform  # noqa: E402
 from training.config import ConfigError, load  # noqa: E402
@@ -38,6 +31,8 @@ from training.evaluation import confusion, hits, mean_iou  # noqa: E402
 from training.model import TokenModel  # noqa: E402
 from training.optimizer import factor, make_optimizer  # noqa: E402
 from training.shards import Shards  # noqa: E402
+
+import dhvt_kernels as dk  # noqa: E402
 
 MINI = CONFIGS / "mini_classification.yaml"
 DENSE = CONFIGS / "mini_segmentation.yaml"
@@ -273,10 +268,13 @@ def test_checkpoints_are_kept_and_found(tmp_path):
         assert load_value(tmp_path) == 10
 
 
-def test_a_checkpoint_of_another_model_names_both(tmp_path):
+def test_a_checkpoint_of_another_model_names_both(tmp_path, capsys):
     root = mini_data.class_folders(tmp_path / "photos", 2)
     run = [str(MINI), "--set", f"data.train={root}", f"data.val={root}", f"train.output={tmp_path}/run"]
     train_classification.main([*run, "train.epochs=1"])
+    AcceleratorState._reset_state(True)
+    train_classification.main([*run, "train.epochs=2", "optimizer.clip=2.0"])
+    assert "goes on after step 1; optimizer.clip: 1.0 -> 2.0; train.epochs: 1 -> 2" in capsys.readouterr().out
     AcceleratorState._reset_state(True)
     with pytest.raises(SystemExit) as error:
         train_classification.main([*run, "model.options.embed_dim=48"])
@@ -338,15 +336,14 @@ def test_training_goes_on_without_a_checkpoint(tmp_path, monkeypatch, capsys):
         train_classification.main([*run, "train.epochs=3"])
 
 
-def test_no_checkpoint_of_a_loss_that_is_not_finite(tmp_path):
+def test_no_checkpoint_of_weights_that_are_not_finite(tmp_path):
     root = mini_data.class_folders(tmp_path / "photos", 4)
     run = [str(MINI), "--set", f"data.train={root}", f"data.val={root}", f"train.output={tmp_path}/run"]
-    with pytest.raises(SystemExit, match=r"the loss is (nan|inf) at step \d"):
+    with pytest.raises(SystemExit, match=r"the (loss is nan|weights are not finite) at step \d"):
         train_classification.main([*run, "optimizer.lr=1e30", "optimizer.clip=0", "train.epochs=4"])
     for path in checkpoint.found(tmp_path / "run" / "checkpoints"):
         weights = torch.load(path / checkpoint.STATE, weights_only=True)["model"]
-        assert path.name < "step_00000006"
-        assert weights
+        assert all(value.isfinite().all() for value in weights.values())
 
 
 # Model, optimizer, figures

@@ -145,6 +145,17 @@ def to_dict(config: Config) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.structured(config))
 
 
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`key.sub: old -> new` of two results of `to_dict`."""
+    pairs = (
+        (f"{part}.{key}", before[part].get(key), value)
+        for part in now
+        if part != "task"
+        for key, value in now[part].items()
+    )
+    return [f"{key}: {old!r} -> {new!r}" for key, old, new in pairs if old != new]
+
+
 def _check(config: Config, task: str, path: Path) -> None:
     def expect(key: str, found: Any, right: bool, expected: str) -> None:
         if not right:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .augment import Transform
-from .config import Config
+from .config import Config, differences, to_dict
 from .data import Batch, Collate, Order, Samples, derive, loader, open_source, steps_per_epoch, validation_order
 from .evaluation import evaluate
 from .model import TokenModel, architecture
@@ -43,6 +43,8 @@ def train(config: Config) -> dict[str, float]:
     state = checkpoint.load_last(Path(settings.output) / "checkpoints", architecture(config))
     if state is not None:
         run.restore(state)
+        changes = differences(state["config"], to_dict(config))
+        accelerator.print(f"goes on after step {run.step}" + "".join(f"; {change}" for change in changes))
 
     order = Order(source, config, run.step, steps, accelerator.process_index, accelerator.num_processes)
     samples = Samples(source, Transform(config, True, mean, std), settings.seed, replace=True)
@@ -130,14 +132,14 @@ class Loop:
         self.skipped = 0
 
     def _finite(self, loss: Tensor) -> float:
-        """The mean over the processes; an end where it is not finite, so that no checkpoint holds such weights."""
+        """The mean over the processes; an error where it is not finite."""
         value = float(self.accelerator.reduce(loss, "mean"))
         if not math.isfinite(value):
-            raise checkpoint.CheckpointError(
-                f"the loss is {value} at step {self.run.step}; the last checkpoint is of before: start again with "
-                "a lower optimizer.lr"
-            )
+            raise checkpoint.CheckpointError(self._diverged(f"loss is {value}"))
         return value
+
+    def _diverged(self, what: str) -> str:
+        return f"the {what} at step {self.run.step}, nothing is saved of it: start again with a lower optimizer.lr"
 
     def _log(self, group: str, values: dict[str, Any]) -> None:
         if self.writer is not None:
@@ -150,6 +152,8 @@ class Loop:
         if self.writer is None:
             return
         self.writer.flush()
+        if not all(bool(value.isfinite().all()) for value in state["model"].values()):
+            raise checkpoint.CheckpointError(self._diverged("weights are not finite"))
         try:
             checkpoint.save(self.folder / "checkpoints", self.run.step, state, self.settings.keep)
         except checkpoint.CheckpointError as error:

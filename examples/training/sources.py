@@ -117,7 +117,7 @@ class HuggingFace:
             if isinstance(found.features[column], datasets.Image):
                 # Decoded here, where a corrupt image is caught.
                 found = found.cast_column(column, datasets.Image(decode=False))
-        self.rows, self.place = found, place
+        self.rows, self.place = found.select_columns([self.image, self.label]), place
 
     def __len__(self) -> int:
         return len(self.rows)
