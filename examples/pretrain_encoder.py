@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     set_seed(options.seed)
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     if options.data is None:
         pictures = [torch.from_numpy(photograph()).permute(2, 0, 1) for photograph in PHOTOGRAPHS]
         photographs: list[Callable[[], Tensor]] = [partial(torch.clone, picture) for picture in pictures]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -67,7 +68,6 @@ def folders(tmp_path_factory):
 def test_a_table_runs_and_tells_what_it_found(table, folders, tmp_path, monkeypatch):
     vits.library("timm")
     vits.library("transformers")
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr(program, "plan", tiny)
     where = folders / ("camvid" if table == "table2" else "caltech")
     assert program.main([table, "--data", str(where), "--small", "--output", str(tmp_path)]) == 0
@@ -84,7 +84,8 @@ def test_a_table_runs_and_tells_what_it_found(table, folders, tmp_path, monkeypa
         assert record["clock"][entry.name]["backbone"] > 0
         assert (record["clock"][entry.name]["tokenizer"] > 0) == entry.system.startswith(("slic", "dhvt"))
         assert f"| {entry.name} |" in text
-    assert (tmp_path / f"experiments_{table}_small.png").stat().st_size > 10_000
+    if find_spec("matplotlib"):
+        assert (tmp_path / f"experiments_{table}_small.png").stat().st_size > 10_000
 
 
 def test_a_run_that_was_stopped_goes_on(folders, tmp_path):

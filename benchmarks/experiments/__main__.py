@@ -10,6 +10,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -52,9 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print("interrupted; the same command goes on from here.")
         return 130
     path.with_suffix(".md").write_text(report.markdown(record, chosen))
-    report.plot(record, chosen, path.with_suffix(".png"))
+    if find_spec("matplotlib") is None:
+        errors.print("No plot: matplotlib is missing (pip install matplotlib).")
+    else:
+        report.plot(record, chosen, path.with_suffix(".png"))
     console.print(report.markdown(record, chosen), highlight=False)
-    console.print(f"Written to {options.output}: {name}.json, .md and .png.", soft_wrap=True)
+    console.print(f"Written to {options.output}: {name}.json and .md, and a plot.", soft_wrap=True)
     return 0
 
 

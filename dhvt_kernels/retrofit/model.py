@@ -171,7 +171,7 @@ class Retrofit(nn.Module):
             nn.init.zeros_(self.injection.weight)
             nn.init.zeros_(self.injection.bias)
             self.filler = nn.Parameter(torch.zeros(channels, size, size, **like))
-            self.mix = nn.Parameter(torch.full((), 3.0, **like))
+            self.mix = nn.Parameter(torch.full((1,), 3.0, **like))
         else:
             self.projection = nn.Linear(features, adapter.width, **like)
 

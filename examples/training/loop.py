@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -22,7 +22,7 @@ from .data import Batch, Collate, Order, Samples, derive, loader, open_source, s
 from .evaluation import evaluate
 from .model import TokenModel, architecture
 from .optimizer import make_optimizer, make_scheduler
-from .parallel import distribute, finish_gradients, synchronise
+from .parallel import distribute, synchronise
 from .run import Run
 
 
@@ -113,7 +113,8 @@ class Loop:
                     loss = run.model(images, labels)["loss"] / settings.accumulate
                 loss.backward()
             total += loss.detach()
-        finish_gradients(self.accelerator, run.model, run.config.optimizer.clip)
+        if run.config.optimizer.clip:
+            nn.utils.clip_grad_norm_(run.model.parameters(), run.config.optimizer.clip)
         run.optimizer.step()
         run.optimizer.zero_grad()
         run.scheduler.step()

@@ -3,11 +3,9 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .config import ConfigError, Train
@@ -26,8 +24,7 @@ def distribute(accelerator: Accelerator, model: Any, settings: Train) -> tuple[n
         for module in [model] if ema is None else [model, ema.module]:
             for block in module.vit.model.blocks:
                 fully_shard(block)
-            # It takes no scalars: every process has those whole, and `finish_gradients` averages their gradients.
-            fully_shard(module, ignored_params={value for value in module.parameters() if value.ndim == 0})
+            fully_shard(module)
         return model, ema
     return accelerator.prepare_model(model), ema
 
@@ -38,21 +35,3 @@ def synchronise(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
         model.set_requires_gradient_sync(last)
         return nullcontext()
     return model.no_sync() if not last and hasattr(model, "no_sync") else nullcontext()
-
-
-def finish_gradients(accelerator: Accelerator, model: nn.Module, clip: float) -> None:
-    """After the backward of a step: what FSDP leaves out is averaged; norms above `clip` are scaled down to it."""
-    if not isinstance(model, FSDPModule):
-        if clip:
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        return
-    shards = [value for value in model.parameters() if isinstance(value, DTensor) and value.grad is not None]
-    whole = [value for value in model.parameters() if not isinstance(value, DTensor) and value.grad is not None]
-    for value in whole:
-        value.grad = accelerator.reduce(value.grad, "mean")
-    if clip:
-        groups = [group for group in (shards, whole) if group]
-        norms = [nn.utils.get_total_norm([value.grad for value in group]) for group in groups]
-        norm = torch.stack([value.full_tensor() if isinstance(value, DTensor) else value for value in norms]).norm()
-        for group in groups:
-            nn.utils.clip_grads_with_norm_(group, clip, norm)
