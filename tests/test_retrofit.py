@@ -1,5 +1,6 @@
 """A retrofitted Vision Transformer is the original on the original's grid, and its padding is not seen."""
 
+import math
 import os
 
 import pytest
@@ -63,11 +64,49 @@ def test_a_real_vit_on_its_own_grid_is_the_original(size):
 
 
 @torch.no_grad()
-def test_at_first_the_injection_changes_nothing():
-    vit = vits.adaptive(vits.make("timm"))
+@pytest.mark.parametrize("size", [4, 9])  # below and above the sides of most segments
+def test_windows_are_squares_around_the_centroids_inside_of_their_image(size):
+    images, mask = dk.pad_images([vits.photos(1, 40, 56)[0], vits.photos(1, 33, 24)[0]])
+    partition = dk.Tokenizer(cell=8, max_tokens=12)(images, mask)
+    moments = partition.moments(images)
+    found = alignment.windows(moments, size)
+    for b, (height, width) in enumerate([(40, 56), (33, 24)]):
+        for k, box in enumerate(found[b].tolist()):
+            if k >= partition.counts[b]:
+                assert box == [0, 0, -1, -1]
+                continue
+            pixels = (partition.labels[b] == k).nonzero().double()
+            side = max(size, round(math.sqrt(len(pixels))))
+            expected = [
+                max(0, min(math.floor(center - side / 2 + 1), length - side))
+                for center, length in zip(pixels.mean(0).tolist(), (height, width), strict=True)
+            ]
+            assert box == [*expected, *(start + side - 1 for start in expected)]
+    assert partition.counts[1] < partition.num_segments or partition.counts[0] < partition.num_segments
+
+
+def test_windows_of_long_images_end_at_the_image():
+    images, mask = dk.pad_images([torch.rand(3, 8, 90), torch.rand(3, 40, 40)])
+    moments = dk.GridTokenizer(100)(images, mask).moments(images)
+    assert alignment.windows(moments, 8)[:, 0].tolist() == [[0, 41, 7, 48], [0, 0, 39, 39]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8])
+def test_windows_on_the_grid_are_its_squares(size):
+    images = torch.rand(1, 3, 5 * size, 3 * size)
+    moments = dk.GridTokenizer(size)(images).moments(images)
+    assert torch.equal(alignment.windows(moments, size), moments.box)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", ["windows", "boxes"])
+def test_at_first_the_injection_changes_nothing(tokens):
+    vit = vits.adaptive(vits.make("timm"), tokens=tokens)
     images = vits.plain_and_busy()
     partition = vit.tokenize(images)
-    patches, masks = partition.token_patches(images, size=8)
+    moments = partition.moments(images)
+    boxes = moments.box if tokens == "boxes" else alignment.windows(moments, 8)
+    patches, masks = dk.token_patches(images, partition.labels, boxes, size=8)
     before = vit.embed(images, partition)
     share = vit.mix.sigmoid()
     assert share > 0.95

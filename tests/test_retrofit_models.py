@@ -172,7 +172,7 @@ def test_the_guide_runs():
         ({"max_tokens": 2.5}, TypeError, "max_tokens: expected an integer; found float"),
         ({"max_tokens": 4, "align": "pad"}, ValueError, 'max_tokens: expected None with align="pad"'),
         ({"align": "merge"}, ValueError, "align: expected one of budget, truncate, pad; found 'merge'"),
-        ({"tokens": "pixels"}, ValueError, "tokens: expected one of patches, features; found 'pixels'"),
+        ({"tokens": "pixels"}, ValueError, "tokens: expected one of windows, boxes, features; found 'pixels'"),
         ({"mean": (0.5,)}, ValueError, r"mean: expected 3 numbers, one per channel; found \[0.5\]"),
         ({"std": (1, 0, 1)}, ValueError, r"std: expected numbers > 0; found \[1.0, 0.0, 1.0\]"),
     ],

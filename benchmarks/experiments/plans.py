@@ -76,7 +76,7 @@ def _table1(small: bool) -> Plan:
     if small:
         recipe = Recipe(epochs=3, batch=8)
         return Plan(
-            "table1", True, tuple(entries), recipe, (side, side), classes=16, train=15, validation=20, device_batch=8
+            "table1", True, tuple(entries), recipe, (side, side), classes=12, train=15, validation=20, device_batch=8
         )
     return Plan("table1", False, tuple(entries), Recipe(epochs=5, batch=64), (side, side))
 

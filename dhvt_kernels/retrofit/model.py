@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import FLOATING, check_choice, check_int, check_tensors
-from ..ops import segment_gather
+from ..ops import segment_gather, token_patches
 from ..partition import Partition
 from .adapter import Adapter, find_adapter
 from .choice import ATTENTION, attend
 from .images import image_sizes, mean_position, normalisation
-from .tokens import compact, truncate
+from .tokens import compact, truncate, windows
 
 ALIGN = ("budget", "truncate", "pad")
-TOKENS = ("patches", "features")
+TOKENS = ("windows", "boxes", "features")
 
 
 def retrofit(
     model: nn.Module,
     tokenizer: nn.Module,
     *,
-    tokens: str = "patches",
+    tokens: str = "windows",
     align: str = "budget",
     max_tokens: int | None = None,
     attention: str = "auto",
@@ -34,8 +34,9 @@ def retrofit(
 ) -> "Retrofit":
     """Give a pretrained Vision Transformer adaptive tokens in place of its fixed patches.
 
-    A token is a segment of the tokenizer's partition: its bounding box, resampled to the size of a patch, goes through
-    the model's own patch embedding, and its position is the mean of the model's own position table over the segment::
+    A token is a segment of the tokenizer's partition: a square window around its centroid, resampled to the size of a
+    patch, goes through the model's own patch embedding, and its position is the mean of the model's own position table
+    over the segment::
 
         token_k = embed(share_k patch_k + (1 - share_k) filler) + sum_g histogram_k,g table_g
         share_k = mask_k + mix (1 - mask_k)
@@ -51,8 +52,11 @@ def retrofit(
             result.
         tokenizer: a `Tokenizer`, a `GridTokenizer`, or a module from images in [0, 1] and a mask (or None) to a
             `Partition`. It becomes part of the result, too, and is trained with it.
-        tokens: `"patches"`, as above; or `"features"`: a learned projection of the segments' features, instead of the
-            patches and the patch embedding.
+        tokens: what the patch of a segment is:
+            `"windows"`: a square around its centroid with as many pixels as it has, or at least `P x P`, inside the
+            image: never magnified or distorted, as the model knows its patches;
+            `"boxes"`: its bounding box, resampled to `P x P`, as published;
+            `"features"`: none; a learned projection of its features, instead of the patch embedding.
         align: how images come to numbers of tokens that fit into one batch:
             `"budget"`: segments merge, by the strength of the tokenizer's criterion, until `max_tokens` are left or
             fewer;
@@ -165,7 +169,7 @@ class Retrofit(nn.Module):
         self.register_buffer("mean", normalisation[0].to(parameter.device), persistent=False)
         self.register_buffer("std", normalisation[1].to(parameter.device), persistent=False)
         features = self._count_features()
-        if options.tokens == "patches":
+        if options.tokens != "features":
             size, channels = adapter.patch_size, adapter.channels
             self.injection = nn.Linear(features, channels, **like)
             nn.init.zeros_(self.injection.weight)
@@ -259,7 +263,9 @@ class Retrofit(nn.Module):
             return self.projection(partition.features.to(self.projection.weight.dtype))
         shift = self.injection(partition.features.to(self.injection.weight.dtype))
         images = images + segment_gather(shift.to(images.dtype), partition.labels)
-        patches, masks = partition.token_patches(images, size=self.adapter.patch_size)
+        moments, size = partition.moments(images[:, :1].detach()), self.adapter.patch_size
+        boxes = windows(moments, size) if self.options.tokens == "windows" else moments.box
+        patches, masks = token_patches(images, partition.labels, boxes, size=size)
         share = masks + self.mix.sigmoid().to(masks.dtype) * (1 - masks)
         return self.adapter.embed(torch.lerp(self.filler.to(patches.dtype), patches, share))
 
@@ -356,7 +362,7 @@ class Retrofit(nn.Module):
         expected = [images.shape[0], *images.shape[2:]]
         if list(partition.labels.shape) != expected:
             raise ValueError(f"partition: expected labels {expected}; found {list(partition.labels.shape)}")
-        layer = self.injection if self.options.tokens == "patches" else self.projection
+        layer = self.injection if self.options.tokens != "features" else self.projection
         if partition.node_features.shape[-1] != layer.in_features:
             raise ValueError(
                 f"partition: expected {layer.in_features} features, as the tokenizer gives; "

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import relabel
+from ..ops import Moments, relabel
 from ..partition import Partition
 
 
@@ -27,6 +27,23 @@ def information(partition: Partition, images: Tensor) -> Tensor:
     center = (count * moments.mean).sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp(min=1)
     total = (moments.m2 + count * (moments.mean - center).square()).sum(-1)
     return torch.where(partition.node >= 0, total, -1)
+
+
+def windows(moments: Moments, size: int) -> Tensor:
+    """`[B,K,4]` int32: squares around the centroids of the segments, as large as these, but at least `size` pixels.
+
+        side_k = max(P, min(round(sqrt(n_k)), H, W))
+
+    Inclusive `(ymin, xmin, ymax, xmax)`, moved into the image. An image ends where its segments do. An empty segment
+    keeps its empty box.
+    """
+    last = moments.box[..., 2:].amax(1, keepdim=True)
+    side = moments.count.unsqueeze(-1).to(moments.centroid.dtype).sqrt().round()
+    side = side.minimum(last.amin(2, keepdim=True) + 1).clamp(min=size)
+    start = (moments.centroid - (side - 2) / 2).floor().int()
+    rest = side.int() - 1
+    start = torch.minimum(start, last - rest).clamp(min=0)
+    return torch.where(moments.count.unsqueeze(-1) > 0, torch.cat([start, start + rest], -1), moments.box)
 
 
 def truncate(partition: Partition, images: Tensor, length: int) -> Partition:
