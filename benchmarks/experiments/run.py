@@ -1,7 +1,9 @@
 """Runs the entries of a table, and keeps what is done if it is stopped."""
 
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,14 @@ class Table:
             number = int(plan.train + plan.validation) if whole else None
             self.pictures = caltech101(data, plan.size[0], classes=plan.classes, number=number)
             self.classes = int(self.pictures.targets.max()) + 1
+
+    def inputs(self) -> dict[str, Any]:
+        """What the figures depend on beside the plan: the weights and the photographs."""
+        digest = "random" if self.weights is None else hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16]
+        return {
+            "weights": digest,
+            "photographs": len(self.train) + len(self.validation) if self.dense else len(self.pictures),
+        }
 
     def build(self, entry: Entry, seed: int) -> System:
         """The system of an entry, with a head that the seed draws."""
@@ -127,12 +137,13 @@ class Table:
 
 
 def run(table: Table, path: Path, provenance: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """Everything of a table; written to `path` after every entry, and taken up from there by the same commit."""
+    """Everything of a table; written to `path` after every entry, and taken up from there if nothing has changed."""
     plan = table.plan
-    record: dict[str, Any] = {**provenance, "table": plan.table, "small": plan.small, "done": False, "figures": {}}
+    about = {**provenance, "plan": json.loads(json.dumps(asdict(plan))), **table.inputs()}
+    record: dict[str, Any] = {**about, "done": False, "figures": {}}
     if path.exists():
         before = json.loads(path.read_text())
-        if not before["done"] and all(before.get(key) == record[key] for key in ("small", *provenance)):
+        if not before["done"] and all(before.get(key) == value for key, value in about.items()):
             record["figures"] = before["figures"]
     for entry in plan.entries:
         if entry.name in record["figures"]:

@@ -116,6 +116,7 @@ class SegFormer(System):
         from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
         config = SegformerConfig(num_labels=classes, **SEGFORMERS[size])
+        self.scratch = weights is None
         if weights is None:
             self.model = SegformerForSemanticSegmentation(config)
         else:
@@ -124,7 +125,7 @@ class SegFormer(System):
             )
 
     def added(self) -> list[nn.Module | nn.Parameter]:
-        return [self.model.decode_head]
+        return [self.model.decode_head, *([self.model.segformer] if self.scratch else [])]
 
     def forward(self, images: Tensor, partition: None = None) -> Tensor:
         height, width = images.shape[2:]

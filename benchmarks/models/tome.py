@@ -27,8 +27,9 @@ def match(keys: Tensor, number: int) -> Matching:
 
     Every token of A has an edge to the most similar one of B; the `number` edges of greatest similarity remain.
     """
-    keys = F.normalize(keys.float(), dim=-1)
-    similarity = keys[:, ::2] @ keys[:, 1::2].transpose(1, 2)
+    with torch.autocast(keys.device.type, enabled=False):  # ties are common in 16 bit
+        keys = F.normalize(keys.float(), dim=-1)
+        similarity = keys[:, ::2] @ keys[:, 1::2].transpose(1, 2)
     similarity[:, 0] = -torch.inf
     best, target = similarity.max(2)
     order = best.argsort(dim=1, descending=True, stable=True)
