@@ -97,12 +97,12 @@ def _table2(small: bool) -> Plan:
             system,
             size,
             patches if system.startswith(("slic", "dhvt")) else None,
-            {"channels": 64} if small and system.endswith("upernet") else {},
+            {"channels": 32} if small and system.endswith("upernet") else {},
         )
         for method, system in names.items()
     ]
     if small:
-        recipe = Recipe(epochs=5, batch=8)
+        recipe = Recipe(epochs=4, batch=8)
         return Plan("table2", True, tuple(entries), recipe, size, frozen=True, device_batch=8)
     entries.append(Entry("SegFormer-B2, from scratch", "segformer", size))
     return Plan("table2", False, tuple(entries), Recipe(epochs=30, batch=16), size, device_batch=16)
