@@ -392,6 +392,13 @@ def relabel(s: Scene) -> Work:
     )
 
 
+@operator("1x3x512x512", "1x3x2048x2048", gpu=())
+def trace(s: Scene) -> Work:
+    """The segments of the first image: one label map, on the CPU only."""
+    labels = s.segments[0]
+    return Work(lambda: dk.trace(labels), (), costs.trace(s))
+
+
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 

@@ -62,6 +62,11 @@ def relabel(s: Scene) -> tuple[Cost, Cost]:
     return pixelwise(s, 2), Cost(0)
 
 
+def trace(s: Scene) -> tuple[Cost, Cost]:
+    # The outputs follow the boundaries, and are left out.
+    return Cost(WORD * s.pixels / s.batch), Cost(0)
+
+
 def connected_components(s: Scene, channels: int) -> tuple[Cost, Cost]:
     return pixelwise(s, 2 + channels), Cost(0)
 

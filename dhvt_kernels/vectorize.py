@@ -3,20 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ._checks import INT32_MAX
 from .imaging import segment_colors
+from .ops.trace import trace
 from .partition import Partition
-
-# Around a lattice point lie four pixels, 0 = above left, 1 = above right, 2 = below left, 3 = below right. An outline
-# keeps its segment on the right, so in an image it runs clockwise (a hole counter-clockwise). At the point, the outline
-# of pixel p turns right where both side neighbours differ from it (a convex corner), and left where both equal it and
-# the diagonal one differs (a concave corner). Diagonal pixels alone never connect.
-_RIGHT, _DOWN, _LEFT, _UP = range(4)
-_IN = np.array([[_DOWN, _LEFT, _RIGHT, _UP], [_LEFT, _UP, _DOWN, _RIGHT]], np.int8)  # [convex | concave, pixel]
-_OUT = np.array([[_LEFT, _UP, _DOWN, _RIGHT], [_DOWN, _LEFT, _RIGHT, _UP]], np.int8)
-_STRIP_PIXELS = 1 << 22
 
 
 class Rings(NamedTuple):
@@ -32,32 +26,6 @@ class Rings(NamedTuple):
     labels: NDArray[np.int32]
 
 
-def _corners(labels: NDArray) -> tuple[NDArray, ...]:
-    """Every corner of every outline in raster order: y, x, label, direction in, direction out."""
-    height, width = labels.shape
-    found = []
-    rows = max(1, _STRIP_PIXELS // (width + 2))
-    for top in range(0, height + 1, rows):  # strips bound the temporary memory
-        bottom = min(top + rows, height + 1)
-        pixels = np.full((bottom - top + 1, width + 2), -1, np.int32)
-        inside = labels[max(top - 1, 0) : min(bottom, height)]
-        first = 1 if top == 0 else 0
-        pixels[first : first + len(inside), 1:-1] = np.maximum(inside, -1)
-        same_x, same_y = pixels[:, 1:] == pixels[:, :-1], pixels[1:] == pixels[:-1]
-        straight = (same_x[:-1] & same_x[1:]) | (same_y[:, :-1] & same_y[:, 1:])
-        point = np.flatnonzero(~straight)
-        y, x = np.divmod(point, width + 1)
-        around = np.stack([pixels[y, x], pixels[y, x + 1], pixels[y + 1, x], pixels[y + 1, x + 1]], 1)
-        beside = around[:, [1, 0, 3, 2]] == around, around[:, [2, 3, 0, 1]] == around
-        convex = ~beside[0] & ~beside[1]
-        concave = beside[0] & beside[1] & (around[:, ::-1] != around)
-        index, pixel = np.nonzero((convex | concave) & (around >= 0))
-        kind = concave[index, pixel].astype(np.int8)
-        place = (y[index] + top).astype(np.int32), x[index].astype(np.int32)
-        found.append((*place, around[index, pixel], _IN[kind, pixel], _OUT[kind, pixel]))
-    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
-
-
 def trace_rings(labels: ArrayLike | Tensor) -> Rings:
     """The outlines of all segments of a label map, exact on the pixel lattice.
 
@@ -70,56 +38,63 @@ def trace_rings(labels: ArrayLike | Tensor) -> Rings:
         The `Rings`: corners only, no collinear points.
 
     Raises:
-        ValueError: `labels` is not an integer array [H,W].
+        ValueError: `labels` is not an integer array [H,W], or has labels beyond int32.
 
     Note:
-        Runs on the CPU, without gradient. Apart from one pass over the pixels, time and memory follow the corners.
+        Runs on the CPU, without gradient: the rings of `trace`. Apart from one pass over the pixels, time and memory
+        follow the corners.
 
     Example:
         >>> import numpy as np
         >>> rings = trace_rings(np.array([[0, 0, 1]]))
         >>> rings.points[rings.offsets[0] : rings.offsets[1]].tolist()
-        [[0, 0], [0, 2], [1, 2], [1, 0]]
+        [[1, 2], [1, 0], [0, 0], [0, 2]]
     """
+    arcs = trace(_label_map(labels))
+    offsets, steps = arcs.offsets.numpy(), arcs.ring_offsets.numpy()
+    # The points of every ring, from arc to arc: of each arc all but the last, which is the first of the next.
+    signed = arcs.ring_arcs.numpy()
+    arc = np.where(signed < 0, ~signed, signed)
+    sides = offsets[arc + 1] - offsets[arc] - 1
+    begin = np.where(signed < 0, offsets[arc + 1] - 1, offsets[arc])
+    ends = np.concatenate([[0], np.cumsum(sides)])
+    index = np.arange(ends[-1]) - np.repeat(ends[:-1], sides)
+    pairs = arcs.points.numpy().reshape(-1).view(np.int64)  # both coordinates as one number
+    pairs = pairs[np.repeat(begin, sides) + np.repeat(np.where(signed < 0, -1, 1), sides) * index]
+
+    # Junctions are no corners where the ring goes straight on.
+    y = pairs.view(np.int32)[::2]
+    level = y[_shifted(ends[steps], 1)] == y  # the side that starts at the point is horizontal
+    corner = level != level[_shifted(ends[steps], -1)]
+    bounds = np.concatenate([[0], np.cumsum(corner)])[ends[steps]]
+    pairs, level = pairs[corner], level[corner]
+    # Horizontal and vertical sides alternate, so that one of the first two points starts a horizontal side.
+    turned = np.repeat(~level[bounds[:-1]], np.diff(bounds))
+    points = np.where(turned, pairs[_shifted(bounds, 1)], pairs).view(np.int32)
+    return Rings(points.reshape(-1, 2), bounds, arcs.ring_labels.numpy())
+
+
+def _label_map(labels: ArrayLike | Tensor) -> Tensor:
+    """int32 [H,W] on the CPU, of any integers."""
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if array.ndim != 2 or array.dtype.kind not in "iu":
         raise ValueError(f"labels: expected integers [H,W]; found {list(array.shape)} of {array.dtype}")
-    y, x, label, into, out = _corners(array)
-
-    # Sides of one direction on one lattice line do not overlap, so the k-th start on it belongs to the k-th end.
-    successor = np.empty(len(y), np.int32)
-    columns = np.argsort(x.astype(np.int64) * (array.shape[0] + 1) + y, kind="stable").astype(np.int32)
-    for direction in (_RIGHT, _LEFT):
-        successor[np.flatnonzero(out == direction)] = np.flatnonzero(into == direction)
-    for direction in (_DOWN, _UP):
-        successor[columns[out[columns] == direction]] = columns[into[columns] == direction]
-
-    # Horizontal and vertical sides alternate: following every second corner halves the walk.
-    starts = np.flatnonzero((out == _RIGHT) | (out == _LEFT))
-    starts = starts[np.argsort(label[starts], kind="stable")]
-    position = np.empty(len(y), np.int32)
-    position[starts] = np.arange(len(starts))
-    order, ends = _cycles(position[successor[successor[starts]]])
-    first = starts[order]
-    ring = np.stack([first, successor[first]], 1).reshape(-1)
-    offsets = np.concatenate([[0], 2 * np.asarray(ends, np.int64)])
-    return Rings(np.stack([y[ring], x[ring]], 1), offsets, label[ring[offsets[:-1]]])
+    if array.dtype != np.int32:
+        if array.size > 0 and array.max() > INT32_MAX:
+            raise ValueError(f"labels: expected at most {INT32_MAX}; found {array.max()}")
+        array = array.clip(-1 if array.dtype.kind == "i" else 0).astype(np.int32)
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _cycles(permutation: NDArray) -> tuple[list[int], list[int]]:
-    """The elements of a permutation cycle by cycle, and where each cycle ends."""
-    following: list[int] = permutation.tolist()
-    order: list[int] = []
-    ends: list[int] = []
-    for start in range(len(following)):
-        here = start
-        while (after := following[here]) >= 0:
-            order.append(here)
-            following[here] = -1
-            here = after
-        if len(order) > (ends[-1] if ends else 0):
-            ends.append(len(order))
-    return order, ends
+def _shifted(bounds: NDArray[np.int64], by: int) -> NDArray[np.int64]:
+    """For each element of the groups between bounds the index of the next (1) or previous (-1), around its group."""
+    index = np.arange(bounds[-1]) + by
+    first, last = bounds[:-1], bounds[1:] - 1
+    if by > 0:
+        index[last] = first
+    else:
+        index[first] = last
+    return index
 
 
 def to_svg(image: Tensor, partition: Partition) -> str:

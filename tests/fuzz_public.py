@@ -37,6 +37,10 @@ def relabel(draw):
     return Call(dict(zip(("labels", "table"), fuzz_segments.relabel(draw).arguments, strict=True)), True)
 
 
+def trace(draw):
+    return Call({"labels": fuzz_segments.trace(draw).arguments[0]}, True)
+
+
 def _soft_numbers(coefficients, cell, compactness, temperature):
     """Numbers, or the two tensors that learn."""
     if coefficients is not None:
@@ -238,6 +242,7 @@ CALLS = {
         srgb_to_lab,
         gaussian_blur,
         relabel,
+        trace,
         soft_assign,
         soft_cluster,
         soft_pool,

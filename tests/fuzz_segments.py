@@ -32,6 +32,11 @@ def relabel(draw):
     return Case((labels, draw.layout(draw.extremes(-1, 9, size[0], segments))))
 
 
+def trace(draw):
+    size, segments = draw.image_size(), draw.segments()
+    return Case((draw.layout(draw.labels(1, *size[1:], segments)[0]),))
+
+
 def segment_moments(draw):
     size, segments, labels = _map(draw)
     kind, features = _image(draw, size)
@@ -211,6 +216,7 @@ CASES = {
     for case in (
         connected_components,
         relabel,
+        trace,
         segment_moments,
         segment_moments_backward,
         information_criterion,

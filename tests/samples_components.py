@@ -1,4 +1,4 @@
-"""Arguments for connected_components."""
+"""Arguments for connected_components, relabel and trace."""
 
 import torch
 from grid import blocks
@@ -27,4 +27,14 @@ def _relabel(dtype):
     return [(labels, table), (labels[:0], table[:0]), (labels, table[:, :0]), (labels[:, :1, :1], table)]
 
 
-SAMPLES = {"connected_components": _connected_components, "relabel": _relabel}
+def _trace(dtype):
+    labels = blocks(1, 70, 48, 5)[0]
+    noise = torch.rand(70, 48)
+    labels[noise < 0.05] = 3
+    labels[noise > 0.95] = -2
+    ring = torch.zeros(5, 6, dtype=torch.int32)
+    ring[1:4, 1:5] = 2
+    return [(labels,), (labels[::3, 2::2].t(),), (ring,), (labels[:0],), (labels[:, :0],), (labels[:1, :1],)]
+
+
+SAMPLES = {"connected_components": _connected_components, "relabel": _relabel, "trace": _trace}

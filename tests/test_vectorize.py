@@ -78,14 +78,6 @@ def test_label_maps(name):
     check_rings(label_maps(1, 19, 23, 30)[name][0].numpy())
 
 
-def test_strips_do_not_show(monkeypatch):
-    labels = np.random.default_rng(0).integers(-1, 4, (40, 30))
-    whole = trace_rings(labels)
-    monkeypatch.setattr("dhvt_kernels.vectorize._STRIP_PIXELS", 100)
-    for ours, theirs in zip(check_rings(labels), whole, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
 def test_one_pixel():
     rings = trace_rings(np.zeros((1, 1), int))
     assert rings.points.tolist() == [[0, 0], [0, 1], [1, 1], [1, 0]]
@@ -114,6 +106,15 @@ def test_labels_must_be_a_map_of_integers():
     for labels in (np.zeros((2, 2)), np.zeros((1, 2, 2), int)):
         with pytest.raises(ValueError, match=r"labels: expected integers \[H,W\]; found"):
             trace_rings(labels)
+    with pytest.raises(ValueError, match="labels: expected at most 2147483647; found 2147483648"):
+        trace_rings(np.full((1, 1), 2**31))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int64], ids=str)
+def test_integers_of_any_kind(dtype):
+    labels = np.array([[0, 1, 1], [1, 0, 1]], dtype)
+    for ours, theirs in zip(trace_rings(labels), trace_rings(labels.astype(np.int32)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def parse(svg):

@@ -21,12 +21,14 @@ from .soft_cluster import SoftClusters, soft_cluster
 from .soft_pool import soft_pool
 from .srgb_to_lab import srgb_to_lab
 from .token_patches import token_patches
+from .trace import Arcs, trace
 from .tree_cut import SELECTIONS, TreeCut, tree_cut
 
 __all__ = [
     "CRITERIA",
     "DISTANCES",
     "SELECTIONS",
+    "Arcs",
     "Components",
     "MergeTree",
     "Moments",
@@ -60,6 +62,7 @@ __all__ = [
     "soft_pool",
     "srgb_to_lab",
     "token_patches",
+    "trace",
     "tree_cut",
     "unpack",
 ]

@@ -39,5 +39,6 @@ from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
 from .token_patches import token_patches as token_patches
 from .token_patches import token_patches_backward as token_patches_backward
+from .trace import trace as trace
 from .tree_cut import tree_cut as tree_cut
 from .tree_cut import tree_cut_backward as tree_cut_backward
