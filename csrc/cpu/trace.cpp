@@ -124,8 +124,8 @@ class Tracer {
   std::vector<int64_t> offsets{0};
   std::vector<int32_t> left, right;
   std::vector<uint8_t> closed;
-  std::vector<int64_t> area;      // of an arc: the sum of x dy along it
-  std::vector<int32_t> arrival;   // of a dart: 4 times the junction where it ends, plus its last direction; or -1
+  std::vector<int64_t> area;     // of an arc: the sum of x dy along it
+  std::vector<int32_t> arrival;  // of a dart: 4 times the junction where it ends, plus its last direction; or -1
 
   // The dart that goes on around the segment on the right: of the boundaries where this one ends, the rightmost. So
   // pixels that only touch diagonally do not connect.
