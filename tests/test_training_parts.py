@@ -20,6 +20,7 @@ sys.path.insert(0, str(EXAMPLES))
 import timm  # noqa: E402
 import train_classification  # noqa: E402
 import train_segmentation  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
@@ -29,7 +30,9 @@ from training.config import ConfigError, load  # noqa: E402
 from training.data import Order, Samples, open_source, steps_per_epoch, validation_order  # noqa: E402
 from training.evaluation import confusion, hits, mean_iou  # noqa: E402
 from training.model import TokenModel  # noqa: E402
-from training.optimizer import factor, make_optimizer  # noqa: E402
+from training.optimizer import factor, make_optimizer, make_scheduler  # noqa: E402
+from training.parallel import distribute  # noqa: E402
+from training.run import Run  # noqa: E402
 from training.shards import Shards  # noqa: E402
 
 import dhvt_kernels as dk  # noqa: E402
@@ -281,6 +284,35 @@ def test_a_checkpoint_of_another_model_names_both(tmp_path, capsys):
     assert "expected a checkpoint of vit_tiny_patch16_224, 2 classes" in str(error.value)
     assert "embed_dim=48" in str(error.value)
     assert "embed_dim=32" in str(error.value)
+
+
+def run_of(*changes, steps=0):
+    """After so many steps with gradients of 1."""
+    config, accelerator = mini(*changes), Accelerator(cpu=True)
+    model, ema = distribute(accelerator, TokenModel(config), config.train)
+    optimizer = make_optimizer(model, config)
+    run = Run(config, accelerator, model, ema, optimizer, make_scheduler(optimizer, config.optimizer, 10))
+    for _ in range(steps):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        run.scheduler.step()
+        run.step += 1
+    return run
+
+
+def test_a_resumed_run_takes_the_optimizer_of_its_configuration():
+    state = run_of(steps=3).state()
+    new = ["optimizer.lr=2e-5", "optimizer.weight_decay=0.2", "optimizer.betas=[0.8,0.9]", "optimizer.layer_decay=0.5"]
+    run, fresh = run_of(*new), run_of(*new, steps=3)
+    run.restore(state)
+    for _ in range(2):
+        for group, expected in zip(run.optimizer.param_groups, fresh.optimizer.param_groups, strict=True):
+            for key in ("lr", "weight_decay", "betas", "initial_lr", "lr_scale"):
+                assert group[key] == expected[key]
+        run.scheduler.step()
+        fresh.scheduler.step()
+    assert {float(value["step"]) for value in run.optimizer.state.values()} == {3}, "the moments of the checkpoint"
 
 
 class _Killer:

@@ -140,7 +140,10 @@ class Loop:
         return value
 
     def _diverged(self, what: str) -> str:
-        return f"the {what} at step {self.run.step}, nothing is saved of it: start again with a lower optimizer.lr"
+        return (
+            f"the {what} at step {self.run.step}, nothing is saved of it: start again with a lower optimizer.lr, "
+            "which goes on after the last checkpoint if there is one"
+        )
 
     def _log(self, group: str, values: dict[str, Any]) -> None:
         if self.writer is not None:

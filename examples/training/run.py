@@ -47,12 +47,13 @@ class Run:
             "model": model,
             "optimizer": optimizer,
             "ema": None if self.ema is None else get_model_state_dict(self.ema, options=FULL),
-            "scheduler": self.scheduler.state_dict(),
             "step": self.step,
             "skipped": self.skipped,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        # The configuration sets rates, decay and betas, not the checkpoint: they may change from run to run.
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in self._groups]
         set_state_dict(
             self.model,
             self.optimizer,
@@ -62,8 +63,14 @@ class Run:
         )
         if self.ema is not None and state["ema"] is not None:
             set_model_state_dict(self.ema, state["ema"], options=FULL)
-        self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.skipped = state["step"], state["skipped"]
+        self.scheduler.last_epoch = self.step
+        for group, own, share in zip(self._groups, groups, self.scheduler.lr_lambdas, strict=True):
+            group.update(own, lr=own["initial_lr"] * share(self.step))
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
 
     def weights(self) -> dict[str, Tensor]:
         """Of the trained network alone: the averaged ones where there is an average."""
