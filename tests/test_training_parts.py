@@ -24,11 +24,13 @@ from accelerate import Accelerator  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 from training import checkpoint  # noqa: E402
 from training.augment import LabelError, Transform  # noqa: E402
 from training.config import ConfigError, load  # noqa: E402
 from training.data import Order, Samples, open_source, steps_per_epoch, validation_order  # noqa: E402
 from training.evaluation import confusion, hits, mean_iou  # noqa: E402
+from training.log import Log  # noqa: E402
 from training.model import TokenModel  # noqa: E402
 from training.optimizer import factor, make_optimizer, make_scheduler  # noqa: E402
 from training.parallel import distribute  # noqa: E402
@@ -366,6 +368,33 @@ def test_training_goes_on_without_a_checkpoint(tmp_path, monkeypatch, capsys):
     full[:] = [True]
     with pytest.raises(SystemExit, match=r"cannot save the checkpoint of step 6 .* No space left on device"):
         train_classification.main([*run, "train.epochs=3"])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
+def test_a_full_disk_costs_figures_not_the_run(tmp_path, capsys):
+    log, limits = Log(tmp_path, 0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    log.write("train", {"loss": 1.0}, 1)
+    log.flush()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60, limits[1]))  # a file that cannot grow
+    try:
+        for step in (2, 3):
+            log.write("train", {"loss": 2.0}, step)
+            log.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    log.write("train", {"loss": 4.0}, 4)
+    log.close()
+    assert capsys.readouterr().out.count("figures cannot be logged in") == 1
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {1, 4} <= {event.step for event in events.Scalars("train/loss")}
+
+
+def test_results_that_cannot_be_written(tmp_path):
+    root = mini_data.class_folders(tmp_path / "photos", 2)
+    (tmp_path / "run" / "model.safetensors").mkdir(parents=True)
+    run = [str(MINI), "--set", f"data.train={root}", f"data.val={root}", f"train.output={tmp_path}/run"]
+    with pytest.raises(SystemExit, match=r"cannot write the results in .*: .*the checkpoint of step 1 is whole"):
+        train_classification.main([*run, "train.epochs=1"])
 
 
 def test_no_checkpoint_of_weights_that_are_not_finite(tmp_path):

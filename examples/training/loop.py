@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from . import checkpoint
@@ -20,6 +20,7 @@ from .augment import Transform
 from .config import Config, differences, to_dict
 from .data import Batch, Collate, Order, Samples, derive, loader, open_source, steps_per_epoch, validation_order
 from .evaluation import evaluate
+from .log import Log
 from .model import TokenModel, architecture
 from .optimizer import make_optimizer, make_scheduler
 from .parallel import distribute, synchronise
@@ -65,10 +66,7 @@ class Loop:
         self.folder = Path(self.settings.output)
         self.main = self.accelerator.is_main_process
         self.skipped = 0  # of this process, not yet in the sum
-        self.writer: SummaryWriter | None = None
-        if self.main:
-            purge = run.step + 1 if run.step else None  # what a killed run wrote after its checkpoint
-            self.writer = SummaryWriter(self.folder / "tensorboard", purge_step=purge)
+        self.log = Log(self.folder / "tensorboard", run.step) if self.main else None
 
     def go(self, batches: DataLoader[Batch]) -> dict[str, float]:
         run, settings, stream = self.run, self.settings, iter(batches)
@@ -146,16 +144,15 @@ class Loop:
         )
 
     def _log(self, group: str, values: dict[str, Any]) -> None:
-        if self.writer is not None:
-            for name, value in values.items():
-                self.writer.add_scalar(f"{group}/{name}", value, self.run.step)
+        if self.log is not None:
+            self.log.write(group, values, self.run.step)
 
     def _save(self, last: bool) -> None:
         """A save that fails is reported and tried again at the next; the last one is an error."""
         state = self.run.state()
-        if self.writer is None:
+        if self.log is None:
             return
-        self.writer.flush()
+        self.log.flush()
         if not all(bool(value.isfinite().all()) for value in state["model"].values()):
             raise checkpoint.CheckpointError(self._diverged("weights are not finite"))
         try:
@@ -175,10 +172,16 @@ class Loop:
 
     def _finish(self, figures: dict[str, float]) -> dict[str, float]:
         weights = self.run.weights()
-        if self.writer is not None:
-            self.writer.close()
-            save_file(weights, self.folder / "model.safetensors")
-            (self.folder / "results.json").write_text(json.dumps({"step": self.run.step, **figures}, indent=1))
+        if self.log is not None:
+            self.log.close()
+            try:
+                save_file(weights, self.folder / "model.safetensors")
+                (self.folder / "results.json").write_text(json.dumps({"step": self.run.step, **figures}, indent=1))
+            except (OSError, SafetensorError) as error:
+                raise checkpoint.CheckpointError(
+                    f"cannot write the results in {self.folder}: {error}; the checkpoint of step {self.run.step} is "
+                    "whole: the same command writes them again"
+                ) from error
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return figures
