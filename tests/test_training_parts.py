@@ -271,6 +271,15 @@ def test_checkpoints_are_kept_and_found(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="cannot be read, trying the one before"):
         assert load_value(tmp_path) == 10
+    checkpoint.save(tmp_path, 20, state(20), keep=2, loaded=10)
+    assert [path.name for path in checkpoint.found(tmp_path)] == [f"step_{step:08d}" for step in (10, 20, 100)]
+    checkpoint.save(tmp_path, 20, state(21), keep=2, loaded=20)
+    checkpoint.save(tmp_path, 100, state(101), keep=2, loaded=10)
+    assert load_value(tmp_path) == 101
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_00000020", "step_00000100"]
+    assert float(torch.load(tmp_path / "step_00000020" / checkpoint.STATE)["weights"][0]) == 20, (
+        "the one that was loaded"
+    )
 
 
 def test_a_checkpoint_of_another_model_names_both(tmp_path, capsys):

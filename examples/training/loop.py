@@ -156,7 +156,7 @@ class Loop:
         if not all(bool(value.isfinite().all()) for value in state["model"].values()):
             raise checkpoint.CheckpointError(self._diverged("weights are not finite"))
         try:
-            checkpoint.save(self.folder / "checkpoints", self.run.step, state, self.settings.keep)
+            checkpoint.save(self.folder / "checkpoints", self.run.step, state, self.settings.keep, self.run.loaded)
         except checkpoint.CheckpointError as error:
             if last:
                 raise

@@ -31,6 +31,7 @@ class Run:
     optimizer: optim.Optimizer
     scheduler: LambdaLR
     step: int = 0
+    loaded: int | None = None  # step of the checkpoint that the run started from
     skipped: int = 0  # corrupt images so far, of all processes
 
     @property
@@ -64,6 +65,7 @@ class Run:
         if self.ema is not None and state["ema"] is not None:
             set_model_state_dict(self.ema, state["ema"], options=FULL)
         self.step, self.skipped = state["step"], state["skipped"]
+        self.loaded = self.step
         self.scheduler.last_epoch = self.step
         for group, own, share in zip(self._groups, groups, self.scheduler.lr_lambdas, strict=True):
             group.update(own, lr=own["initial_lr"] * share(self.step))
