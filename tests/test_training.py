@@ -146,7 +146,7 @@ def test_two_processes_equal_one(photos, tmp_path, monkeypatch):
     arguments = []
     for output in others:
         kind = output.name.split("-")[0]
-        arguments += [*run, f"train.output={output}", f"train.parallel={kind}", "train.accumulate=1", "--then"]
+        arguments += [*run, f"train.output={output}", f"train.parallel={kind}", "train.accumulate=2", "--then"]
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     torchrun(["--standalone", "--nproc_per_node", "2", str(TESTS / "several_runs.py"), *arguments])

@@ -28,7 +28,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training import checkpoint  # noqa: E402
 from training.augment import LabelError, Transform  # noqa: E402
 from training.config import ConfigError, load  # noqa: E402
-from training.data import Order, Samples, open_source, steps_per_epoch, validation_order  # noqa: E402
+from training.data import Order, Samples, derive, open_source, steps_per_epoch, validation_order  # noqa: E402
 from training.evaluation import confusion, hits, mean_iou  # noqa: E402
 from training.log import Log  # noqa: E402
 from training.model import TokenModel  # noqa: E402
@@ -214,6 +214,11 @@ def test_processes_share_the_order(tmp_path):
         keys(0, 0, 3)
 
 
+def test_seeds_differ():
+    numbers = [(purpose, *rest) for purpose in (1, 2) for rest in ((), (0,), (3,), (3, 0), (3, 0, 0), (0, 3))]
+    assert len({derive(*each) for each in numbers}) == len(numbers)
+
+
 def test_evaluation_sees_every_sample_once():
     parts = [validation_order(7, 2, process, 3) for process in range(3)]
     assert {len(part) for part in parts} == {2}
@@ -324,6 +329,12 @@ def test_a_resumed_run_takes_the_optimizer_of_its_configuration():
         run.scheduler.step()
         fresh.scheduler.step()
     assert {float(value["step"]) for value in run.optimizer.state.values()} == {3}, "the moments of the checkpoint"
+
+
+def test_an_average_that_is_turned_on_starts_from_the_restored_weights():
+    trained, run = run_of("train.ema=0", steps=1), run_of("train.ema=0.9")
+    run.restore(trained.state())
+    torch.testing.assert_close(run.weights(), trained.weights(), rtol=0, atol=0)
 
 
 class _Killer:

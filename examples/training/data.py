@@ -39,9 +39,13 @@ def open_source(config: Config, training: bool) -> Source:
     return source
 
 
-def derive(*numbers: int) -> int:
-    """A seed from numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+#: What random numbers are for: streams of different purposes have nothing in common.
+WEIGHTS, STEP, ORDER, SAMPLE, MIXING = range(1, 6)
+
+
+def derive(purpose: int, *numbers: int) -> int:
+    """A seed from a purpose above and numbers. `SeedSequence` cannot tell a zero at the end from nothing."""
+    return int(np.random.SeedSequence([purpose, *numbers, 1]).generate_state(1, np.uint64)[0])
 
 
 class seeded:
@@ -81,7 +85,7 @@ class Samples(Dataset[Sample]):
         for number in range(min(len(self.source), MOST_CORRUPT)):
             place = (index + number) % len(self.source)
             name = self.source.name(place)
-            with seeded(self.seed, epoch, index):
+            with seeded(SAMPLE, self.seed, epoch, index):
                 try:
                     image, label = self.source.read(place)
                     return Sample(*self.transform(image, label, name), True, skipped, key)
@@ -119,7 +123,7 @@ class Collate:
             torch.stack(list(values)) for values in zip(*((s.image, s.label) for s in samples), strict=True)
         )
         if self.mix is not None:
-            with seeded(self.seed, *samples[0].key, 1):
+            with seeded(MIXING, self.seed, *samples[0].key):
                 images, labels = self.mix(images, labels)
         valid = torch.tensor([sample.valid for sample in samples])
         return Batch(images, labels, valid, [name for sample in samples for name in sample.skipped])
@@ -152,7 +156,7 @@ class Order:
         for step in range(self.start, self.stop):
             if step // self.per_epoch != epoch:
                 epoch = step // self.per_epoch
-                order = self.source.order(np.random.default_rng(derive(train.seed, epoch)))
+                order = self.source.order(np.random.default_rng(derive(ORDER, train.seed, epoch)))
             first = step % self.per_epoch * train.batch_size + self.process * self.rows
             for part in range(train.accumulate):
                 place = first + part * self.processes * self.rows

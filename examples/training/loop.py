@@ -18,7 +18,19 @@ from tqdm import tqdm
 from . import checkpoint
 from .augment import Transform
 from .config import Config, differences, to_dict
-from .data import Batch, Collate, Order, Samples, derive, loader, open_source, steps_per_epoch, validation_order
+from .data import (
+    STEP,
+    WEIGHTS,
+    Batch,
+    Collate,
+    Order,
+    Samples,
+    derive,
+    loader,
+    open_source,
+    steps_per_epoch,
+    validation_order,
+)
 from .evaluation import evaluate
 from .log import Log
 from .model import TokenModel, architecture
@@ -31,7 +43,7 @@ def train(config: Config) -> dict[str, float]:
     """Trains to the end, from the last checkpoint in `train.output` if there is one; figures of the last evaluation."""
     settings = config.train
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.accelerator.is_available())
-    torch.manual_seed(derive(settings.seed))  # of the initial weights: the same in every process
+    torch.manual_seed(derive(WEIGHTS, settings.seed))  # of the initial weights: the same in every process
     torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
     source, held_out = open_source(config, True), open_source(config, False)
     model = TokenModel(config)
@@ -99,7 +111,7 @@ class Loop:
         """One update of the weights; the mean loss of this process."""
         run, settings, device = self.run, self.settings, self.accelerator.device
         # Dropped paths depend on the step, not on what came before: a resumed run drops the same.
-        torch.manual_seed(derive(settings.seed, run.step, self.accelerator.process_index))
+        torch.manual_seed(derive(STEP, settings.seed, run.step, self.accelerator.process_index))
         run.model.train()
         total = torch.zeros((), device=device)
         for part in range(settings.accumulate):

@@ -64,6 +64,8 @@ class Run:
         )
         if self.ema is not None and state["ema"] is not None:
             set_model_state_dict(self.ema, state["ema"], options=FULL)
+        elif self.ema is not None:  # turned on now: the average starts from the restored weights
+            set_model_state_dict(self.ema.module, state["model"], options=FULL)
         self.step, self.skipped = state["step"], state["skipped"]
         self.loaded = self.step
         self.scheduler.last_epoch = self.step
