@@ -28,9 +28,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training import checkpoint  # noqa: E402
 from training.augment import LabelError, Transform  # noqa: E402
 from training.config import ConfigError, load  # noqa: E402
-from training.data import Order, Samples, derive, open_source, steps_per_epoch, validation_order  # noqa: E402
+from training.data import Order, Samples, check_classes, derive, open_source, steps_per_epoch, validation_order  # noqa: E402
 from training.evaluation import confusion, hits, mean_iou  # noqa: E402
 from training.log import Log  # noqa: E402
+from training.loop import train  # noqa: E402
 from training.model import TokenModel  # noqa: E402
 from training.optimizer import factor, make_optimizer, make_scheduler  # noqa: E402
 from training.parallel import distribute  # noqa: E402
@@ -133,6 +134,31 @@ def test_a_corrupt_image_is_replaced_by_the_next_good_one(tmp_path):
     evaluation = samples(config, root, training=False)
     assert not evaluation[0, bad].valid
     assert evaluation[0, bad].skipped
+
+
+def test_other_classes_in_validation_are_an_error(tmp_path):
+    root = mini_data.class_folders(tmp_path / "train", 2)
+    mini_data.class_folders(tmp_path / "val", 2).joinpath("coffee").rename(tmp_path / "val" / "tea")
+    config = mini(f"data.train={root}", f"data.val={tmp_path}/val")
+    with pytest.raises(ConfigError, match=r"data.val: .* found them without coffee, and with tea besides"):
+        train(config)
+    place = mini_data.hugging_face(tmp_path / "data", 1)
+    config = mini("data.format=huggingface", f"data.train={place}", f"data.val={place}")
+    source, held_out = open_source(config, True), open_source(config, False)
+    check_classes(source, held_out)
+    held_out.classes = held_out.classes[::-1]
+    with pytest.raises(ConfigError, match="in another order"):
+        check_classes(source, held_out)
+
+
+def test_validation_that_cannot_be_read_is_an_error(tmp_path, capsys):
+    root = mini_data.class_folders(tmp_path / "train", 2)
+    for path in mini_data.class_folders(tmp_path / "val", 1).rglob("*.jpg"):
+        path.write_text("no image")
+    run = [f"data.train={root}", f"data.val={tmp_path}/val", f"train.output={tmp_path}/run", "train.epochs=1"]
+    with pytest.raises(ConfigError, match=r"data.val: expected images; none can be read, 2 are corrupt"):
+        train(mini(*run))
+    assert "coffee_0.jpg: cannot identify" in capsys.readouterr().out
 
 
 def test_only_corrupt_images_are_an_error(tmp_path):
@@ -247,6 +273,13 @@ def test_shards(tmp_path):
     cut.write_text("no tar")
     with pytest.raises(ConfigError, match="expected a tar file, not compressed"):
         Shards(pattern, segmentation=False)
+
+
+def test_a_shard_whose_first_sample_has_more_files(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("a.jpg", "a.cls", "a.json", "b.jpg", "b.cls"):
+            archive.add(MINI, name)
+    assert len(Shards(str(tmp_path / "a.tar"), segmentation=False)) == 2
 
 
 def test_shards_of_labels(tmp_path):

@@ -39,6 +39,17 @@ def open_source(config: Config, training: bool) -> Source:
     return source
 
 
+def check_classes(source: Source, held_out: Source) -> None:
+    """A number has to mean the same class in training and in validation."""
+    ours, theirs = source.classes, held_out.classes
+    if ours and theirs and ours != theirs:
+        missing, more = ", ".join(sorted({*ours} - {*theirs})), ", ".join(sorted({*theirs} - {*ours}))
+        different = (
+            f"without {missing or 'none'}, and with {more or 'none'} besides" if missing or more else "in another order"
+        )
+        raise ConfigError(f"data.val: expected the classes of data.train; found them {different}")
+
+
 #: What random numbers are for: streams of different purposes have nothing in common.
 WEIGHTS, STEP, ORDER, SAMPLE, MIXING = range(1, 6)
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .augment import IGNORE
-from .config import Config
+from .config import Config, ConfigError
 from .data import Batch
 from .model import Timer
 
@@ -25,6 +25,8 @@ def evaluate(model: Any, batches: DataLoader[Batch], config: Config, accelerator
     try:
         with torch.no_grad():
             for batch in tqdm(batches, "evaluation", leave=False, disable=not accelerator.is_main_process):
+                for name in batch.skipped:
+                    tqdm.write(f"corrupt image left out of the evaluation: {name}")
                 images, labels = batch.images.to(accelerator.device), batch.labels.to(accelerator.device)
                 valid = batch.valid.to(accelerator.device)
                 with accelerator.autocast():
@@ -39,11 +41,13 @@ def evaluate(model: Any, batches: DataLoader[Batch], config: Config, accelerator
         model.train(training)
     times = torch.tensor([seconds["tokenizer"], seconds["backbone"]], dtype=torch.float64, device=accelerator.device)
     counts, general, times = (accelerator.reduce(values, "sum").cpu() for values in (counts, general, times))
-    images = max(1.0, float(general[0]))
+    images = float(general[0])
+    if not images:
+        raise ConfigError(f"data.val: expected images; none can be read, {int(general[2])} are corrupt")
     result = {"mIoU": mean_iou(counts.reshape(classes, classes))} if dense else _shares(counts, images)
     return {
         **result,
-        "images": float(general[0]),
+        "images": images,
         "skipped": float(general[2]),
         "tokens": float(general[1]) / images,
         "tokenizer_ms": 1e3 * float(times[0]) / images,

@@ -25,6 +25,7 @@ from .data import (
     Collate,
     Order,
     Samples,
+    check_classes,
     derive,
     loader,
     open_source,
@@ -46,6 +47,7 @@ def train(config: Config) -> dict[str, float]:
     torch.manual_seed(derive(WEIGHTS, settings.seed))  # of the initial weights: the same in every process
     torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
     source, held_out = open_source(config, True), open_source(config, False)
+    check_classes(source, held_out)
     model = TokenModel(config)
     mean, std = (values.flatten().tolist() for values in (model.vit.mean, model.vit.std))
     steps = settings.steps or settings.epochs * steps_per_epoch(source, config)

@@ -25,15 +25,22 @@ class Shards:
     """Local tar files of `KEY.jpg` with `KEY.cls` (a number), or `KEY.seg.png` (labels; also `mask.png`, `png`)."""
 
     def __init__(self, pattern: str, segmentation: bool) -> None:
+        self.classes = None
         self.paths = [path for url in expand_urls(pattern) for path in sorted(glob.glob(url)) or [url]]
         self.labels = LABEL_MAPS if segmentation else ("cls",)
         rows, keys = [], []
         for number, path in enumerate(self.paths):
             if not Path(path).is_file():
                 raise ConfigError(f"data: expected WebDataset shards on a local disk; found no file {path}")
-            for key, members in _members(path).items():
+            samples = _members(path)
+            last = next(reversed(samples), "")
+            for key, members in samples.items():
                 image = next((members[name] for name in IMAGES if name in members), None)
                 label = next((members[name] for name in self.labels if name in members), None)
+                if (image is None or label is None) and key == last and len(samples) > 1:
+                    # Cut off: the library reads on in silence.
+                    warnings.warn(f"{path} ends in the middle of a sample, after {len(samples) - 1}", stacklevel=2)
+                    continue
                 if image is None or label is None:
                     raise ConfigError(
                         f"data: expected an image and one of {', '.join(self.labels)}; {path} has of {key} only "
@@ -81,8 +88,4 @@ def _members(path: str) -> dict[str, dict[str, tuple[int, int]]]:
     except tarfile.ReadError as error:
         if not keys:
             raise ConfigError(f"data: {path}: expected a tar file, not compressed: {error}") from None
-    last = next(reversed(keys), "")
-    if len(keys) > 1 and len(keys[last]) < len(keys[next(iter(keys))]):  # cut off: the library reads on in silence
-        del keys[last]
-        warnings.warn(f"{path} ends in the middle of a sample, after {len(keys)}", stacklevel=2)
     return keys

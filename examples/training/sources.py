@@ -14,6 +14,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class Source(Protocol):
+    classes: list[str] | None  # names by number, where the source has them
+
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
@@ -42,10 +44,11 @@ def open_labels(file: Any) -> Image.Image:
 class Files:
     """Pairs of an image file and its class, or its file of labels."""
 
-    def __init__(self, paths: list[Path], labels: list[int] | list[Path]) -> None:
+    def __init__(self, paths: list[Path], labels: list[int] | list[Path], classes: list[str] | None = None) -> None:
         # Arrays, not lists: the workers share their memory.
         self.paths = np.array([os.fsencode(path) for path in paths])
         self.labels = np.array([label if isinstance(label, int) else os.fsencode(label) for label in labels])
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,7 +78,8 @@ def class_folders(root: Path, classes: int) -> Files:
     if len(folders) != classes:
         raise ConfigError(f"model.classes: expected as many as the folders in {root}, {len(folders)}; found {classes}")
     found = [(path, number) for number, folder in enumerate(folders) for path in images_in(folder)]
-    return Files([path for path, _ in found], [number for _, number in found])
+    names = [folder.name for folder in folders]
+    return Files([path for path, _ in found], [number for _, number in found], names)
 
 
 def ade20k(root: Path, split: str) -> Files:
@@ -117,6 +121,7 @@ class HuggingFace:
             if isinstance(found.features[column], datasets.Image):
                 # Decoded here, where a corrupt image is caught.
                 found = found.cast_column(column, datasets.Image(decode=False))
+        self.classes = getattr(found.features[self.label], "names", None)
         self.rows, self.place = found.select_columns([self.image, self.label]), place
 
     def __len__(self) -> int:
