@@ -74,12 +74,52 @@ def mini(*changes):
         ("train.precision=fp8", "train.precision: expected no or bf16; found 'fp8'"),
         ("train.ema=1", "train.ema: expected a decay in"),
         ("data", "--set: expected KEY=VALUE; found 'data'"),
+        ("model.options=[", "--set: expected values of YAML; found"),
+        ("model.weights=none.pth", "model.weights: expected a file that exists; found 'none.pth'"),
+        ("model.attention=foo", "model.attention: expected auto or mask or"),
+        ("model.tokenizer.cel=3", "model.tokenizer.cel: expected an argument of dk.Tokenizer (leaves, cell, "),
+        ("model.image_size=0", "model.image_size: expected at least 1 pixel; found 0"),
+        ("data.workers=-1", "data.workers: expected at least 0; found -1"),
+        ("train.seed=-1", "train.seed: expected at least 0; found -1"),
+        ("optimizer.lr=-1", "optimizer.lr: expected a number of at least 0; found -1.0"),
+        ("optimizer.lr=nan", "optimizer.lr: expected a number of at least 0; found nan"),
+        ("augment.scale=[1,0.1]", "augment.scale: expected two numbers above 0, least and most; found [1.0, 0.1]"),
     ],
 )
 def test_a_bad_key_or_value_is_named(change, said):
     with pytest.raises(ConfigError) as error:
         mini(change)
     assert said in str(error.value)
+
+
+def test_a_file_that_is_no_configuration(tmp_path):
+    bad = tmp_path / "bad.yaml"
+    for content, said in (
+        (b"a: [", "expected a YAML file in UTF-8; found while parsing"),
+        (b"- a\n", "expected keys with values; found a list"),
+        ("a: \u00e9".encode("latin-1"), "expected a YAML file in UTF-8; found 'utf-8' codec"),
+    ):
+        bad.write_bytes(content)
+        with pytest.raises(ConfigError) as error:
+            load(bad, [], "classification")
+        assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["augment.randaugment=5"], r"augment.randaugment: expected 0 for segmentation; found 5"),
+        (["augment.erase=0.5"], r"augment.erase: expected 0 for segmentation"),
+        (["model.encoder_weights=none"], r"model.encoder_weights: expected a file that exists; found 'none'"),
+        (["model.tokenizer.cell=0"], r"model.tokenizer: cell: "),
+        (["model.layers=[0]"], r"model.layers: expected \[-1\] with the head linear"),
+        (["model.head=upernet", "model.layers=[0,0,0,0]"], r"model.layers: .*the last one among them; found"),
+        (["model.head=upernet", "model.layers=[0,0,1,7]"], r"model.layers: expected for the head upernet four of"),
+    ],
+)
+def test_what_segmentation_cannot_take(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        TokenModel(load(DENSE, changes, "segmentation"))
 
 
 def test_a_bad_file_ends_the_script_with_its_error(tmp_path, capsys):
@@ -175,6 +215,10 @@ def test_bad_folders(tmp_path):
         ([f"data.train={tmp_path}/none"], "expected a folder with one folder per class; found none at"),
         ([f"data.train={root}", "model.classes=3"], r"expected as many as the folders in .*, 2; found 3"),
         (["data.format=webdataset", f"data.train={tmp_path}/a.tar"], "shards on a local disk; found no file"),
+        (
+            ["data.format=huggingface", f"data.train={tmp_path}/none"],
+            "expected a Hugging Face data set at .*; found none",
+        ),
     ):
         with pytest.raises(ConfigError, match=said):
             open_source(mini(*changes), True)

@@ -1,13 +1,19 @@
 """Configuration of a training run: a YAML file, checked against the dataclasses below, and `--set key.sub=value`."""
 
 import argparse
+import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+import yaml
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+import dhvt_kernels as dk
+from dhvt_kernels.retrofit.choice import ATTENTION
 
 TASKS = ("classification", "segmentation")
 FORMATS = {
@@ -131,8 +137,16 @@ def load(path: Path, changes: Sequence[str], task: str) -> Config:
         if "=" not in change:
             raise ConfigError(f"--set: expected KEY=VALUE; found {change!r}")
     try:
-        merged = OmegaConf.merge(merged, OmegaConf.load(path), OmegaConf.from_dotlist(list(changes)))
+        file = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected a YAML file in UTF-8; found {' '.join(str(error).split())}") from None
+    if not isinstance(file, DictConfig):
+        raise ConfigError(f"{path}: expected keys with values; found a list")
+    try:
+        merged = OmegaConf.merge(merged, file, OmegaConf.from_dotlist(list(changes)))
         config = OmegaConf.to_object(merged)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set: expected values of YAML; found {' '.join(str(error).split())}") from None
     except OmegaConfBaseException as error:
         key = error.full_key or "the file"
         raise ConfigError(f"{path}: {key}: {str(error).splitlines()[0]}") from None
@@ -164,7 +178,8 @@ def _check(config: Config, task: str, path: Path) -> None:
     def choice(key: str, found: str, allowed: Sequence[str]) -> None:
         expect(key, found, found in allowed, " or ".join(allowed))
 
-    model, optimizer, train = config.model, config.optimizer, config.train
+    model, data, augment = config.model, config.data, config.augment
+    optimizer, train = config.optimizer, config.train
     expect("task", config.task, config.task == task, f"{task}, which this script trains")
     choice("data.format", config.data.format, FORMATS[task])
     choice("model.encoder", model.encoder, ("lab", "conv"))
@@ -172,8 +187,23 @@ def _check(config: Config, task: str, path: Path) -> None:
     choice("optimizer.schedule", optimizer.schedule, ("cosine", "poly"))
     choice("train.precision", train.precision, ("no", "bf16"))
     choice("train.parallel", train.parallel, ("ddp", "fsdp"))
-    expect("optimizer.betas", optimizer.betas, len(optimizer.betas) == 2, "two numbers")
-    expect("augment.scale", config.augment.scale, len(config.augment.scale) == 2, "two numbers, least and most")
+    betas, scale = optimizer.betas, augment.scale
+    expect("optimizer.betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers in [0, 1)")
+    ordered = len(scale) == 2 and 0 < scale[0] <= scale[1]
+    expect("augment.scale", scale, ordered, "two numbers above 0, least and most")
+    choice("model.attention", model.attention, ATTENTION)
+    expect("model.classes", model.classes, model.classes >= 1, "at least 1")
+    expect("model.image_size", model.image_size, model.image_size >= 1, "at least 1 pixel")
+    expect("data.workers", data.workers, data.workers >= 0, "at least 0")
+    expect("train.seed", train.seed, train.seed >= 0, "at least 0")
+    for name in ("lr", "weight_decay", "clip"):
+        value = getattr(optimizer, name)
+        expect(f"optimizer.{name}", value, 0 <= value < math.inf, "a number of at least 0")
+    for key, file in (("model.weights", model.weights), ("model.encoder_weights", model.encoder_weights)):
+        expect(key, file, file is None or Path(file).is_file(), "a file that exists")
+    known = [name for name in inspect.signature(dk.Tokenizer).parameters if name != "features"]
+    for key in model.tokenizer:
+        expect(f"model.tokenizer.{key}", key, key in known, f"an argument of dk.Tokenizer ({', '.join(known)})")
     expect(
         "model.encoder_weights",
         model.encoder_weights,
@@ -191,5 +221,6 @@ def _check(config: Config, task: str, path: Path) -> None:
     expect("optimizer.warmup", optimizer.warmup, 0 <= optimizer.warmup < 1, "a share in [0, 1)")
     expect("model.max_tokens", model.max_tokens, model.max_tokens is None or model.max_tokens >= 1, "at least 1")
     if task == "segmentation":
-        mixed = config.augment.mixup or config.augment.cutmix or config.augment.smoothing
-        expect("augment.mixup, cutmix, smoothing", mixed, not mixed, "0 for segmentation")
+        for name in ("mixup", "cutmix", "smoothing", "randaugment", "erase"):
+            value = getattr(augment, name)
+            expect(f"augment.{name}", value, not value, "0 for segmentation")

@@ -92,7 +92,10 @@ def _retrofit(config: Config) -> dk.Retrofit:
             "train.regularizer: expected 0 with model.encoder=lab, which learns nothing; "
             f"found {config.train.regularizer}"
         )
-    tokenizer = dk.Tokenizer(_encoder(model) if model.encoder == "conv" else None, **model.tokenizer)
+    try:
+        tokenizer = dk.Tokenizer(_encoder(model) if model.encoder == "conv" else None, **model.tokenizer)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.tokenizer: {error}") from error
     return dk.retrofit(vit, tokenizer, max_tokens=model.max_tokens, attention=model.attention)
 
 
@@ -106,11 +109,22 @@ def _encoder(model: Model) -> dk.ConvEncoder:
 
 
 def _segmenter(vit: Any, config: Config) -> nn.Module:
-    model, width = config.model, vit.adapter.width
+    model, width, depth = config.model, vit.adapter.width, len(vit.model.blocks)
     head: nn.Module
     if model.head == "upernet":
+        blocks = [layer % depth for layer in model.layers if -depth <= layer < depth]
+        if len(model.layers) != 4 or len(blocks) != 4 or depth - 1 not in blocks:
+            # Without the last block some weights have no gradient, which DDP refuses.
+            raise ConfigError(
+                f"model.layers: expected for the head upernet four of the {depth} blocks (0 to {depth - 1}, or from "
+                f"the last with -1), the last one among them; found {model.layers}"
+            )
         head = dk.heads.UperNetHead(width, model.classes, layers=model.layers)
     else:
+        if model.layers != [-1]:
+            raise ConfigError(
+                f"model.layers: expected [-1] with the head {model.head}, of the last block; found {model.layers}"
+            )
         head = dk.heads.DenseHead(width, model.classes, hidden=HIDDEN if model.head == "mlp" else None)
     return dk.heads.Segmenter(vit, head)
 

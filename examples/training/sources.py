@@ -109,7 +109,10 @@ class HuggingFace:
         if (Path(place) / "state.json").is_file() or (Path(place) / "dataset_dict.json").is_file():
             found = datasets.load_from_disk(place)
         else:
-            found = datasets.load_dataset(place)
+            try:
+                found = datasets.load_dataset(place)
+            except Exception as error:  # of the library, of the hub, of the network
+                raise ConfigError(f"data: expected a Hugging Face data set at {place}; found none: {error}") from error
         if isinstance(found, datasets.DatasetDict):
             if split not in found:
                 raise ConfigError(f"data: expected the split {split} in {place}; found {', '.join(found)}")
