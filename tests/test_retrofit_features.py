@@ -82,6 +82,16 @@ class Plain(dk.Adapter):
         return tokens.sum(1)
 
 
+def test_tokens_that_are_dropped_are_refused():
+    """On full rows, too: those that are left are no longer those of the partition."""
+    model, images = vits._timm(patch_drop_rate=0.5)(32), vits.photos()
+    vit = dk.retrofit(model, dk.GridTokenizer(8)).train()
+    assert vit(images).shape == (2, 5), "the whole model has no need of the partition"
+    with pytest.raises(ValueError, match="patch_drop_rate: expected 0, or evaluation mode: in training it drops"):
+        vit.features(images)
+    assert vit.eval().features(images).tokens[0].shape == (2, 16, 32)
+
+
 def test_bad_layers():
     vit, images = vits.adaptive(vits.make("timm")), vits.photos()
     with pytest.raises(ValueError, match="layers: expected indices of 2 blocks, -2 to 1; found 2"):

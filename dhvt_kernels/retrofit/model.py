@@ -223,7 +223,8 @@ class Retrofit(nn.Module):
         Raises:
             NotImplementedError: an adapter without the method `features`.
             TypeError: as `forward`, or layers that are not integers.
-            ValueError: as `forward`, or layers that the model does not have.
+            ValueError: as `forward`; layers that the model does not have; a model that drops tokens in training
+                (`patch_drop_rate` of timm), so that they would not be those of the segments.
         """
         tokens, real, partition, counts = self._tokens(images, partition, mask)
         wanted = (-1,) if layers is None else layers

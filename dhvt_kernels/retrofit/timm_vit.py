@@ -62,6 +62,11 @@ class TimmAdapter(Adapter):
 
     def features(self, tokens: Tensor, mask: Tensor | None, layers: Sequence[int]) -> tuple[Tensor, ...]:
         model = self.model
+        if self._drops_tokens:
+            raise ValueError(
+                "patch_drop_rate: expected 0, or evaluation mode: in training it drops tokens, and those that are left "
+                "are no longer those of the partition"
+            )
         # Models that pool the tokens before their norm have it as fc_norm.
         norm = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
         found = self.run(model.blocks, self._start(tokens, mask), mask, layers)
@@ -93,10 +98,14 @@ class TimmAdapter(Adapter):
         return model.norm_pre(tokens)
 
     def _drop(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        drop = self.model.patch_drop
-        if mask is not None and self.model.training and not isinstance(drop, nn.Identity):
+        if mask is not None and self._drops_tokens:
             raise ValueError("patch_drop_rate: expected 0 for rows with different numbers of tokens")
-        return drop(tokens)
+        return self.model.patch_drop(tokens)
+
+    @property
+    def _drops_tokens(self) -> bool:
+        drop = self.model.patch_drop
+        return drop.training and getattr(drop, "prob", 0) > 0
 
     def _masked_head(self, tokens: Tensor, mask: Tensor) -> Any:
         """`forward_head`, where the pooling leaves out the padding."""
