@@ -112,6 +112,37 @@ def test_dice_cross_entropy_of_ignored_pixels_has_no_gradient():
     assert (logits.grad[..., :2] != 0).all()
 
 
+def test_an_ignored_pixel_may_have_any_logits():
+    torch.manual_seed(0)
+    logits, target = torch.randn(1, 3, 2, 4), torch.randint(3, (1, 2, 4))
+    target[0, 0, 0] = target[0, 0, 1] = 255
+    expected = losses.dice_cross_entropy(logits, target)
+    logits[0, 1, 0, 0], logits[0, :, 0, 1] = -torch.inf, torch.nan
+    found = losses.dice_cross_entropy(logits.requires_grad_(), target)
+    assert torch.equal(found, expected)
+    found.backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_a_negative_index_is_no_class_of_uint8():
+    """-1 as uint8 is 255."""
+    logits, target = torch.randn(1, 256, 2, 2), torch.tensor([[[255, 0], [1, 2]]], dtype=torch.uint8)
+    found, expected = (losses.dice_cross_entropy(logits, t, ignore_index=-1) for t in (target, target.long()))
+    assert torch.equal(found, expected)
+    image = photo(4, 4)
+    partition = dk.Tokenizer(cell=2)(image)
+    labels = torch.full((1, 4, 4), 255, dtype=torch.uint8)
+    labels[..., 2:] = 0
+    found, expected = (losses.alignment_loss(partition, labels=t, ignore_index=-1) for t in (labels, labels.long()))
+    assert torch.equal(found, expected)
+    for call in (
+        lambda: losses.dice_cross_entropy(logits, target, ignore_index=None),
+        lambda: losses.alignment_loss(partition, labels=labels, ignore_index=None),
+    ):
+        with pytest.raises(TypeError, match="ignore_index: expected an integer; found NoneType"):
+            call()
+
+
 def test_dice_cross_entropy_sums_halves_in_float32():
     logits = torch.randn(1, 4, 128, 128).half()
     target = torch.randint(0, 4, (1, 128, 128))
@@ -157,6 +188,11 @@ def test_token_count_loss_is_its_equation():
     assert busy > 2 * plain
     found = losses.token_count_loss(partition, 10)
     assert found.item() == pytest.approx(((busy / 10 - 1) ** 2 + (plain / 10 - 1) ** 2) / 2)
+
+
+def test_token_count_loss_of_no_images_is_zero():
+    partition = dk.GridTokenizer(4)(torch.zeros(0, 3, 8, 8))
+    assert losses.token_count_loss(partition, 3) == 0
 
 
 @pytest.mark.parametrize("budget", [None, 6])
@@ -398,6 +434,24 @@ def test_alignment_of_features_with_nan_is_finite():
     loss.backward()
     assert loss.isfinite()
     assert features.grad.isfinite().all()
+
+
+def test_alignment_leaves_out_pixels_of_the_image_that_are_not_finite():
+    """As if they were ignored."""
+    image = photo(8, 8)
+    partition, holed = dk.Tokenizer(cell=4)(image), image.clone()
+    holed[0, 1, 2, 3], holed[0, 0, 5, 5] = torch.nan, torch.inf
+    right, below, _ = losses.boundary_probability(partition)
+    shares = torch.cat([right.flatten(), below.flatten()])
+    whole = holed.isfinite().all(1)
+    both = ((whole[..., 1:] & whole[..., :-1]), (whole[:, 1:] & whole[:, :-1]))
+    size = (image.diff(dim=3).square().sum(1).sqrt(), image.diff(dim=2).square().sum(1).sqrt())
+    used = torch.cat([part.flatten() for part in both])
+    target = torch.cat([part.flatten() for part in size])[used]
+    p = 1e-6 + (1 - 2e-6) * shares[used]
+    target = target / target.max()
+    expected = F.binary_cross_entropy(p, target)
+    torch.testing.assert_close(losses.alignment_loss(partition, images=holed, balanced=False), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._checks import FLOATING, accumulation_dtype, check_tensors
 from ..ops import soft_assign
 from ..partition import Partition
-from .dense import CLASSES
+from .dense import CLASSES, check_index
 
 #: How near to 0 and 1 a boundary probability comes under the logarithm.
 FLOOR = 1e-6
@@ -113,8 +113,8 @@ def alignment_loss(
 
     Note:
         Under the logarithm is `1e-6 + (1 - 2e-6) p`, so that it is finite everywhere. Pixels of no image (padding) and
-        pixels with a feature that is not finite do not count. Gradients as of `boundary_probability`; none to
-        the images. Deterministic. Cost: see there.
+        pixels with a feature, or a value of `images`, that is not finite do not count. Gradients as of
+        `boundary_probability`; none to the images. Deterministic. Cost: see there.
 
     Source:
         The balance is that of Xie and Tu, Holistically-Nested Edge Detection, 2015, equation 2, with halves.
@@ -127,6 +127,7 @@ def alignment_loss(
         tensor(True)
     """
     check_partition(partition)
+    check_index(ignore_index)
     batch, height, width = partition.labels.shape
     if (labels is None) == (images is None):
         raise ValueError("labels, images: expected one of the two, as the source of the target")
@@ -138,10 +139,13 @@ def alignment_loss(
     right, below, valid = boundary_probability(partition)
     targets: tuple[Tensor, ...] = ()
     if images is not None:
-        targets = _image_gradient(images.detach().to(right.dtype), valid)
+        images = images.detach().to(right.dtype)
+        known = _both(images.isfinite().all(1))
+        valid = (valid[0] & known[0], valid[1] & known[1])
+        targets = _image_gradient(images, valid)
     if labels is not None:
         targets = tuple((first != second).to(right.dtype) for first, second in _neighbours(labels))
-        known = _both(labels != ignore_index)
+        known = _both(labels.long() != ignore_index)  # in uint8 a negative index would be another one
         valid = (valid[0] & known[0], valid[1] & known[1])
     zero = right.new_zeros(())
     misses, alarms, wanted, rest = zero, zero, zero, zero

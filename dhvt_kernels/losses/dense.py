@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._checks import FLOATING, accumulation_dtype, check_float, check_tensors
+from .._checks import FLOATING, INT32_MAX, accumulation_dtype, check_float, check_int, check_tensors
 from ..ops import segment_pool
 
 CLASSES = (torch.int64, torch.int32, torch.uint8)
@@ -25,7 +25,8 @@ def dice_cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int = 25
     Args:
         logits: `[B,C,H,W]`, any floating dtype.
         target: `[B,H,W]`, int64, int32 or uint8: class of each pixel, `0 <= target < C`, or `ignore_index`.
-        ignore_index: target of pixels that do not count, such as padding.
+        ignore_index: target of pixels that do not count, such as padding, whatever their logits are; an integer, of any
+            sign.
         dice_weight: weight of the second term, >= 0.
 
     Returns:
@@ -55,14 +56,17 @@ def dice_cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int = 25
     """
     classes = check_tensors(logits=(logits, "B C H W", FLOATING), target=(target, "B H W", CLASSES))["C"]
     check_float("dice_weight", dice_weight, minimum=0)
-    valid = target != ignore_index
-    target = torch.where(valid, target, 0).long()
+    target = target.long()  # in uint8 a negative index would be another one
+    valid = target != check_index(ignore_index)
+    target = torch.where(valid, target, 0)
     if target.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = target[(target < 0) | (target >= classes)]
         if wrong.numel():
             raise ValueError(
                 f"target: expected [B,H,W] of classes 0 to {classes - 1}, or {ignore_index}; found {int(wrong[0])}"
             )
+    # An ignored pixel may have any logits: they go before anything is computed, so that no gradient meets them either.
+    logits = torch.where(valid.unsqueeze(1), logits, 0)
     log_probability = F.log_softmax(logits.to(accumulation_dtype(logits.dtype)), 1)
     picked = log_probability.gather(1, target.unsqueeze(1))  # [B,1,H,W]
     weight = valid.to(picked.dtype)
@@ -76,3 +80,8 @@ def dice_cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int = 25
     dice = 1 - (2 * overlap + 1) / (mass + size + 1)
     present = size > 0
     return cross_entropy + dice_weight * (dice * present).sum() / present.sum().clamp(min=1)
+
+
+def check_index(ignore_index: int) -> int:
+    """An integer of any sign, within int32."""
+    return check_int("ignore_index", ignore_index, -INT32_MAX)

@@ -17,7 +17,7 @@ def token_count_loss(partition: Partition, target: float) -> Tensor:
         target: number of tokens per image, > 0.
 
     Returns:
-        Scalar.
+        Scalar; 0 for a batch of no images.
 
     Raises:
         TypeError: no partition, or no number.
@@ -35,7 +35,7 @@ def token_count_loss(partition: Partition, target: float) -> Tensor:
     """
     check_partition(partition)
     check_float("target", target, above=0)
-    return (partition.expected_tokens / target - 1).square().mean()
+    return (partition.expected_tokens / target - 1).square().sum() / max(len(partition), 1)
 
 
 def token_regularizer(
