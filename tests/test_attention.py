@@ -91,8 +91,8 @@ def test_padding_never_influences_a_token(family, choice, monkeypatch):
     expected = vits.tensors(vit(images))
     embed = type(vit).embed
 
-    def poisoned(vit, images, partition):
-        tokens = embed(vit, images, partition)
+    def poisoned(vit, images, partition, sizes):
+        tokens = embed(vit, images, partition, sizes)
         return tokens.masked_fill((torch.arange(tokens.shape[1]) >= counts[:, None]).unsqueeze(-1), poison)
 
     monkeypatch.setattr(type(vit), "embed", poisoned)

@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import vits
 
 import dhvt_kernels as dk
 from dhvt_kernels.retrofit import tokens as alignment
+from dhvt_kernels.retrofit.patches import masked_mean
 
 #: Path of a real ViT-S/16, a state dict in timm's names.
 WEIGHTS = os.environ.get("DHVT_VIT_WEIGHTS")
@@ -69,7 +71,7 @@ def test_windows_are_squares_around_the_centroids_inside_of_their_image(size):
     images, mask = dk.pad_images([vits.photos(1, 40, 56)[0], vits.photos(1, 33, 24)[0]])
     partition = dk.Tokenizer(cell=8, max_tokens=12)(images, mask)
     moments = partition.moments(images)
-    found = alignment.windows(moments, size)
+    found = alignment.windows(moments, size, torch.tensor([[40, 56], [33, 24]], dtype=torch.int32))
     for b, (height, width) in enumerate([(40, 56), (33, 24)]):
         for k, box in enumerate(found[b].tolist()):
             if k >= partition.counts[b]:
@@ -88,14 +90,18 @@ def test_windows_are_squares_around_the_centroids_inside_of_their_image(size):
 def test_windows_of_long_images_end_at_the_image():
     images, mask = dk.pad_images([torch.rand(3, 8, 90), torch.rand(3, 40, 40)])
     moments = dk.GridTokenizer(100)(images, mask).moments(images)
-    assert alignment.windows(moments, 8)[:, 0].tolist() == [[0, 41, 7, 48], [0, 0, 39, 39]]
+    assert alignment.windows(moments, 8, torch.tensor([[8, 90], [40, 40]], dtype=torch.int32))[:, 0].tolist() == [
+        [0, 41, 7, 48],
+        [0, 0, 39, 39],
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
 def test_windows_on_the_grid_are_its_squares(size):
     images = torch.rand(1, 3, 5 * size, 3 * size)
     moments = dk.GridTokenizer(size)(images).moments(images)
-    assert torch.equal(alignment.windows(moments, size), moments.box)
+    ends = torch.tensor([images.shape[2:]], dtype=torch.int32)
+    assert torch.equal(alignment.windows(moments, size, ends), moments.box)
 
 
 @torch.no_grad()
@@ -105,7 +111,9 @@ def test_at_first_the_injection_changes_nothing(tokens):
     images = vits.plain_and_busy()
     partition = vit.tokenize(images)
     moments = partition.moments(images)
-    boxes = moments.box if tokens == "boxes" else alignment.windows(moments, 8)
+    boxes = (
+        moments.box if tokens == "boxes" else alignment.windows(moments, 8, torch.tensor([[32, 32]], dtype=torch.int32))
+    )
     patches, masks = dk.token_patches(images, partition.labels, boxes, size=8)
     before = vit.embed(images, partition)
     share = vit.mix.sigmoid()
@@ -175,8 +183,8 @@ def test_padding_never_influences_a_token(family, monkeypatch):
     expected = vits.tensors(vit(images))
     embed = type(vit).embed
 
-    def poisoned(vit, images, partition):
-        tokens = embed(vit, images, partition)
+    def poisoned(vit, images, partition, sizes):
+        tokens = embed(vit, images, partition, sizes)
         assert tokens.shape[1] == many
         return tokens.masked_fill((torch.arange(many) >= partition.counts[:, None]).unsqueeze(-1), poison)
 
@@ -188,6 +196,30 @@ def test_padding_never_influences_a_token(family, monkeypatch):
     for found, value in zip(vits.tensors(vit(images[:1])), expected, strict=True):
         value = value[:1, : found.shape[1]]
         torch.testing.assert_close(found, value, rtol=0, atol=1e-5 * max(1, float(value.abs().max())))
+
+
+def test_a_mean_over_real_tokens_does_not_overflow():
+    """Sums in float32, and the padding may hold anything."""
+    tokens = torch.full((2, 300, 3), 1000.0, dtype=torch.float16)
+    mask = torch.arange(300) < torch.tensor([[300], [200]])
+    tokens[~mask] = torch.inf
+    found = masked_mean(tokens, mask)
+    assert found.dtype == torch.float16
+    assert torch.equal(found, torch.full((2, 3), 1000.0, dtype=torch.float16))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["timm-mean", "timm-avgmax-prefix", "CLIPForImageClassification"])
+def test_pooling_in_float16_does_not_overflow(family):
+    """Tokens of 20000, of which four are more than float16 holds."""
+    vit, images = vits.adaptive(vits.make(family).half()), vits.plain_and_busy().half()
+    blocks = vit.adapter.run
+
+    def huge(*args):
+        return tuple(torch.full_like(tokens, 20000) for tokens in blocks(*args))
+
+    vit.adapter.run = huge
+    assert vits.tensors(vit(images))[0].isfinite().all()
 
 
 @torch.no_grad()
@@ -281,6 +313,19 @@ def test_truncation_drops_the_segments_of_least_information():
         assert (partition.labels[b] == -1).sum() == sum(
             (whole.labels[b] == k).sum() for k in range(count) if k not in kept
         )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", ["windows", "boxes"])
+def test_a_token_does_not_change_when_another_is_dropped(tokens):
+    """Also where what is left does not reach the end of the image."""
+    vit, images = vits.adaptive(vits.make("timm"), tokens=tokens), vits.photos(1)
+    images[:, :, 8:] = images[:, :, 8:].mean((2, 3), keepdim=True)
+    rows = (torch.arange(32, dtype=torch.int32) // 8)[None, :, None].expand(1, 32, 32)
+    whole = replace(dk.GridTokenizer(16)(images), labels=rows.contiguous())  # each 8 x 32, whose window is 16 x 16
+    kept = alignment.truncate(whole, images, 1)
+    assert (kept.labels == 0).sum() == (kept.labels[:, :8] == 0).sum() == 256
+    vits.equal(vit.embed(images, kept)[:, 0], vit.embed(images, whole)[:, 0])
 
 
 @torch.no_grad()

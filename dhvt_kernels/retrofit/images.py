@@ -20,6 +20,15 @@ def image_sizes(mask: Tensor) -> list[tuple[int, int]]:
     return list(zip(extent(mask.any(2)), extent(mask.any(1)), strict=True))
 
 
+def image_ends(images: Tensor, sizes: list[tuple[int, int]] | None) -> Tensor:
+    """int32 `[B or 1,2]`: height and width of each image; without sizes nothing is copied from the host."""
+    if not sizes:
+        return torch.stack(
+            [torch.full((1,), side, dtype=torch.int32, device=images.device) for side in images.shape[2:]], 1
+        )
+    return torch.tensor(sizes, dtype=torch.int32).to(images.device, non_blocking=True)
+
+
 def mean_position(labels: Tensor, number: int, table: Tensor | None) -> Tensor | None:
     """`[B,N,D]`; the product is float32 (float64 for float64), also under autocast."""
     if table is None:

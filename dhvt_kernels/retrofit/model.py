@@ -13,7 +13,7 @@ from ..ops import segment_gather, token_patches
 from ..partition import Partition
 from .adapter import Adapter, find_adapter
 from .choice import ATTENTION, attend
-from .images import image_sizes, mean_position, normalisation
+from .images import image_ends, image_sizes, mean_position, normalisation
 from .tokens import compact, truncate, windows
 
 ALIGN = ("budget", "truncate", "pad")
@@ -243,7 +243,7 @@ class Retrofit(nn.Module):
             self._check_partition(partition, images)
             partition = self._align(partition, images)
         partition, real, counts = compact(partition)
-        tokens = self.embed(images, partition)
+        tokens = self.embed(images, partition, sizes)
         positions = self.positions(partition, sizes)
         if positions is not None:
             tokens = tokens + positions
@@ -258,14 +258,16 @@ class Retrofit(nn.Module):
         self._check(images, mask)
         return self._tokenize(images, mask)
 
-    def embed(self, images: Tensor, partition: Partition) -> Tensor:
-        """Tokens `[B,N,D]` of the segments, without positions."""
+    def embed(self, images: Tensor, partition: Partition, sizes: list[tuple[int, int]] | None = None) -> Tensor:
+        """Tokens `[B,N,D]` of the segments, without positions; arguments as in `forward` and `positions`."""
         if self.options.tokens == "features":
             return self.projection(partition.features.to(self.projection.weight.dtype))
         shift = self.injection(partition.features.to(self.injection.weight.dtype))
         images = images + segment_gather(shift.to(images.dtype), partition.labels)
         moments, size = partition.moments(images[:, :1].detach()), self.adapter.patch_size
-        boxes = windows(moments, size) if self.options.tokens == "windows" else moments.box
+        boxes = moments.box
+        if self.options.tokens == "windows":
+            boxes = windows(moments, size, image_ends(images, sizes))
         patches, masks = token_patches(images, partition.labels, boxes, size=size)
         share = masks + self.mix.sigmoid().to(masks.dtype) * (1 - masks)
         return self.adapter.embed(torch.lerp(self.filler.to(patches.dtype), patches, share))

@@ -1,10 +1,12 @@
-"""A patch embedding's weights on patches that lie apart."""
+"""What adapters share: a patch embedding on patches that lie apart, and the mean over tokens that are real."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._checks import accumulation_dtype
 from .adapter import unsupported
 
 
@@ -19,3 +21,10 @@ def square(model: nn.Module, size: Any) -> int:
     if height != width:
         raise unsupported(model, f"{type(model).__name__} with patches of {height} x {width} pixels, not square")
     return int(height)
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """`[B,D]`: over the tokens `[B,N,D]` of the mask `[B,N]`; sums in float32, as half precision overflows in them."""
+    weight = mask.unsqueeze(-1)
+    total = torch.where(weight, tokens, 0).sum(1, dtype=accumulation_dtype(tokens.dtype))
+    return (total / weight.sum(1)).to(tokens.dtype)

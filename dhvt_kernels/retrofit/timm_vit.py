@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .adapter import HALF, Adapter, unsupported
-from .patches import embed_patches, square
+from .patches import embed_patches, masked_mean, square
 
 
 class TimmAdapter(Adapter):
@@ -120,7 +120,7 @@ class TimmAdapter(Adapter):
                 keys = tokens.new_zeros(()).masked_fill(~keys, -torch.inf)
             pooled = model.attn_pool(tokens, attn_mask=keys)
         elif model.attn_pool is None:
-            pooled = _pool(tokens, mask.unsqueeze(-1), model.global_pool)
+            pooled = _pool(tokens, mask, model.global_pool)
         else:
             raise ValueError(f"global_pool: {model.global_pool!r} takes no rows with different numbers of tokens")
         pooled = model.head_drop(model.fc_norm(pooled))
@@ -129,8 +129,7 @@ class TimmAdapter(Adapter):
 
 def _pool(tokens: Tensor, mask: Tensor, kind: str) -> Tensor:
     """Mean, maximum, or their mean (`avgmax`), over the tokens of the mask."""
-    average = (tokens * mask).sum(1) / mask.sum(1).to(tokens.dtype)
     if kind == "avg":
-        return average
-    maximum = tokens.masked_fill(~mask, -torch.inf).amax(1)
-    return maximum if kind == "max" else 0.5 * (maximum + average)
+        return masked_mean(tokens, mask)
+    maximum = tokens.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
+    return maximum if kind == "max" else 0.5 * (maximum + masked_mean(tokens, mask))

@@ -29,15 +29,15 @@ def information(partition: Partition, images: Tensor) -> Tensor:
     return torch.where(partition.node >= 0, total, -1)
 
 
-def windows(moments: Moments, size: int) -> Tensor:
+def windows(moments: Moments, size: int, ends: Tensor) -> Tensor:
     """`[B,K,4]` int32: squares around the centroids of the segments, as large as these, but at least `size` pixels.
 
         side_k = max(P, min(round(sqrt(n_k)), H, W))
 
-    Inclusive `(ymin, xmin, ymax, xmax)`, moved into the image. An image ends where its segments do. An empty segment
-    keeps its empty box.
+    Inclusive `(ymin, xmin, ymax, xmax)`, moved into the image, whose (H, W) are `ends`, int32 `[B or 1,2]`: its
+    segments may leave its border out. An empty segment keeps its empty box.
     """
-    last = moments.box[..., 2:].amax(1, keepdim=True)
+    last = ends.unsqueeze(1) - 1
     side = moments.count.unsqueeze(-1).to(moments.centroid.dtype).sqrt().round()
     side = side.minimum(last.amin(2, keepdim=True) + 1).clamp(min=size)
     start = (moments.centroid - (side - 2) / 2).floor().int()

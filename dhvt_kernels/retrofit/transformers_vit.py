@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .adapter import CLIP, HALF, IMAGENET, Adapter, unsupported
-from .patches import embed_patches, square
+from .patches import embed_patches, masked_mean, square
 
 
 class _Adapter(Adapter):
@@ -126,10 +126,7 @@ class _Adapter(Adapter):
     def _mean(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """`[B,D]`: over the tokens that are patches."""
         hidden = hidden[:, self.prefix :]
-        if mask is None:
-            return hidden.mean(1)
-        weight = mask[:, self.prefix :, None]
-        return (hidden * weight).sum(1) / weight.sum(1).to(hidden.dtype)
+        return hidden.mean(1) if mask is None else masked_mean(hidden, mask[:, self.prefix :])
 
 
 class ViTAdapter(_Adapter):
