@@ -174,26 +174,13 @@ def test_a_patch_that_does_not_divide_the_image(family, grid):
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", vits.FAMILIES)
-def test_padding_never_influences_a_token(family, monkeypatch):
-    """With NaN, huge values and nothing in the padding, and as if the image were alone."""
+def test_a_padded_row_gives_what_its_image_gives_alone(family):
+    """test_attention has huge values in the padding."""
     vit = vits.adaptive(vits.make(family))
     images = vits.plain_and_busy()
     few, many = vit.tokenize(images).counts.tolist()
     assert few < many
-    expected = vits.tensors(vit(images))
-    embed = type(vit).embed
-
-    def poisoned(vit, images, partition, sizes):
-        tokens = embed(vit, images, partition, sizes)
-        assert tokens.shape[1] == many
-        return tokens.masked_fill((torch.arange(many) >= partition.counts[:, None]).unsqueeze(-1), poison)
-
-    monkeypatch.setattr(type(vit), "embed", poisoned)
-    for poison in (torch.nan, torch.inf, 1e30):  # noqa: B007
-        for found, value in zip(vits.tensors(vit(images)), expected, strict=True):
-            assert torch.equal(found, value)
-    monkeypatch.undo()
-    for found, value in zip(vits.tensors(vit(images[:1])), expected, strict=True):
+    for found, value in zip(vits.tensors(vit(images[:1])), vits.tensors(vit(images)), strict=True):
         value = value[:1, : found.shape[1]]
         torch.testing.assert_close(found, value, rtol=0, atol=1e-5 * max(1, float(value.abs().max())))
 
