@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dhvt_kernels as dk
-from dhvt_kernels.retrofit import kernels
+from dhvt_kernels.retrofit import blocks, kernels
 from dhvt_kernels.retrofit.kernels import Options, Row
 
 #: Without flex, which takes 20 s to compile here and has no gradient on the CPU: it has tests of its own.
@@ -277,6 +277,20 @@ def test_blocks_that_attend_in_another_way_are_found_out(family):
     for choice in PACKED:
         with pytest.raises(ValueError, match=f'attention="{choice}": a block never called torch\'s scaled_dot'):
             vits.adaptive(model, attention=choice)(images)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["timm", "ViTModel"])
+def test_a_model_that_attends_in_another_way_is_not_tried_on_one_row(family, monkeypatch):
+    vit, images = vits.adaptive(vits.make(family)), photographs()
+    monkeypatch.setattr(blocks, "_packed", None)
+    with pytest.raises(TypeError, match="NoneType"):
+        vit(images)
+    if family == "timm":
+        vit.model.blocks[1].attn.fused_attn = False
+    else:
+        vit.model.set_attn_implementation("eager")
+    assert vits.tensors(vit(images))[0].isfinite().all()
 
 
 # Adapters of one's own

@@ -212,6 +212,15 @@ def test_bad_images():
         vit(torch.rand(1, 3, 32, 32), mask=torch.ones(1, 32, 31, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("rows", [slice(0, 8), slice(8, 16), slice(24, 32)])
+def test_a_mask_is_the_rectangle_of_an_image(rows):
+    vit, images = dk.retrofit(Toy(), dk.Tokenizer(), adapter=ToyAdapter), torch.rand(2, 3, 32, 32)
+    mask = torch.ones(2, 32, 32, dtype=torch.bool)
+    mask[1, rows, 4 if rows.stop == 32 else 0 :] = False
+    with pytest.raises(ValueError, match="mask: expected each image's pixels as a rectangle in the upper left corner"):
+        vit(images, mask=mask)
+
+
 def test_bad_partitions():
     vit = dk.retrofit(Toy(), dk.Tokenizer(), adapter=ToyAdapter)
     images = torch.rand(2, 3, 32, 32)
@@ -251,3 +260,4 @@ def test_sizes_that_the_patch_does_not_divide(family, size):
 def test_no_images():
     vit = vits.adaptive(vits.make("timm"))
     assert vit(torch.rand(0, 3, 32, 32)).shape == (0, 5)
+    assert vit(torch.rand(0, 3, 32, 32), mask=torch.ones(0, 32, 32, dtype=torch.bool)).shape == (0, 5)

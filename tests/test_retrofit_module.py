@@ -79,6 +79,15 @@ def test_compiles_to_one_graph(family):
 
 
 @torch.no_grad()
+def test_images_of_different_size_compile():
+    """Not to one graph: the host reads the mask."""
+    torch._dynamo.reset()
+    vit = vits.adaptive(vits.make("timm-dynamic"))
+    images, mask = dk.pad_images([vits.photos(1)[0], vits.photos(1, 24, 16)[0]])
+    vits.equal(torch.compile(vit, backend="eager")(images, mask=mask), vit(images, mask=mask))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("family", vits.FAMILIES)
 def test_autocast(family):
     model, images = vits.make(family), vits.photos()
@@ -100,6 +109,27 @@ def test_other_dtypes(dtype):
     vit = vits.adaptive(model)
     assert vit(images).dtype == dtype
     assert vit.to(torch.float32)(images.float()).dtype == torch.float32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float32])
+def test_a_learned_encoder_of_another_dtype(dtype):
+    """Of its own: the model may have another."""
+    encoder = dk.Tokenizer(dk.ConvEncoder().to(dtype), cell=4, noise=0.1, compactness=0.3, temperature=0.05)
+    for of_model in (dtype, torch.float32):
+        vit = dk.retrofit(vits.make("timm").to(of_model), encoder, mean=(0, 0, 0), std=(1, 1, 1)).eval()
+        out = vit(vits.photos().to(of_model))
+        assert out.dtype == of_model
+        assert out.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("poison", [torch.nan, 1e30])
+def test_a_learned_encoder_does_not_see_what_is_in_the_padding(poison):
+    tokenizer = dk.Tokenizer(dk.ConvEncoder(), cell=4, noise=0.1, compactness=0.3, temperature=0.05)
+    vit = dk.retrofit(vits.make("timm-dynamic"), tokenizer, mean=(0, 0, 0), std=(1, 1, 1)).eval()
+    images, mask = dk.pad_images([vits.photos(1)[0], vits.photos(1, 24, 16)[0]])
+    vits.equal(vit(images.masked_fill(~mask[:, None], poison), mask=mask), vit(images, mask=mask), 0)
 
 
 def gradients(vit, images):

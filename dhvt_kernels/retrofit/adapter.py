@@ -94,6 +94,11 @@ class Adapter(ABC):
         """What a block takes, after `tokens [B,F+N,D]`, in place of `mask [B,F+N]`: None where all tokens are real."""
         return mask
 
+    def fused(self) -> bool:
+        """Whether the blocks call torch's `scaled_dot_product_attention`, as far as the model says; else `"auto"` does
+        not even try a packed row."""
+        return True
+
     def block(
         self, block: Any, tokens: Tensor, keys: Any, inside: Callable[[Callable[..., Any]], Callable[..., Any]] | None
     ) -> Tensor:

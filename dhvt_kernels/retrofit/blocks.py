@@ -57,7 +57,7 @@ def _run_ragged(
     ragged.ran = True
     own = tokens.shape[1] - max(ragged.counts)
     counts = [own + count for count in ragged.counts]
-    chosen = auto(adapter.model, tokens) if ragged.attention == "auto" else ragged.attention
+    chosen = auto(adapter.model, tokens, adapter.fused()) if ragged.attention == "auto" else ragged.attention
     if chosen == "mask":
         return dict(_padded(adapter, blocks, tokens, mask, wanted))
     if chosen == "buckets":

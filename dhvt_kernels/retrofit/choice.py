@@ -55,13 +55,13 @@ def attend(
     return out
 
 
-def auto(model: nn.Module, tokens: Tensor) -> str:
+def auto(model: nn.Module, tokens: Tensor, fused: bool) -> str:
     """The choice of `attention="auto"` (docs/retrofit.md has the measurements)."""
     if any(map(_compiled, model.modules())):
         return "mask"  # one shape: the others would compile again and again
     kind = tokens.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
-    if needs_rows(model) or (kind != "cpu" and flash_kernel(tokens.device, dtype) is None):
+    if not fused or needs_rows(model) or (kind != "cpu" and flash_kernel(tokens.device, dtype) is None):
         return "buckets"
     return "varlen"
 

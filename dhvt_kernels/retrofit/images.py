@@ -11,13 +11,23 @@ from .adapter import Adapter
 
 
 def image_sizes(mask: Tensor) -> list[tuple[int, int]]:
-    """The (height, width) that holds every pixel of the mask `[B,H,W]`, from the upper left corner."""
+    """The (height, width) of each image of the mask `[B,H,W]`.
 
-    def extent(lines: Tensor) -> list[int]:
-        number = torch.arange(1, lines.shape[1] + 1, device=lines.device)
-        return (lines * number).amax(1).tolist()
+    Raises:
+        ValueError: a mask that is not the rectangle of an image in the upper left corner.
+    """
 
-    return list(zip(extent(mask.any(2)), extent(mask.any(1)), strict=True))
+    def extent(lines: Tensor) -> Tensor:
+        return (lines * torch.arange(1, lines.shape[1] + 1, device=lines.device)).amax(1)
+
+    found = torch.stack([extent(mask.any(2)), extent(mask.any(1)), mask.sum((1, 2))], 1).tolist()
+    for height, width, pixels in found:
+        if pixels != height * width:
+            raise ValueError(
+                "mask: expected each image's pixels as a rectangle in the upper left corner, as pad_images gives; "
+                f"found {pixels} pixels up to row {height} and column {width}"
+            )
+    return [(height, width) for height, width, _ in found]
 
 
 def image_ends(images: Tensor, sizes: list[tuple[int, int]] | None) -> Tensor:

@@ -188,15 +188,15 @@ class Retrofit(nn.Module):
                 truncated with `align="truncate"`, and else taken as it is.
             mask: bool `[B,H,W]`, False for pixels that belong to no image: the padding at the right and below of images
                 of different size (`pad_images`). Each image has the positions that it would have alone; for that
-                the host reads the mask.
+                the host reads the mask. A partition of a padded batch that is given needs its mask, too.
 
         Returns:
             What the model returns. Where it returns tokens, those of the segments come in their order.
 
         Raises:
             TypeError: not tensors, or another dtype.
-            ValueError: shapes that do not agree, an image smaller than a patch, or a budget that the tokenizer cannot
-                meet.
+            ValueError: shapes that do not agree, an image smaller than a patch, a mask that leaves out other pixels
+                than those at the right and below, or a budget that the tokenizer cannot meet.
         """
         tokens, real, partition, counts = self._tokens(images, partition, mask)
         return attend(self.adapter.forward, self.options.attention, tokens, real, counts)
@@ -308,9 +308,10 @@ class Retrofit(nn.Module):
         """Features per segment, from an empty image."""
         training = [module for module in self.tokenizer.modules() if module.training]
         side = self.adapter.patch_size
+        image = self.mean.new_zeros(1, self.adapter.channels, side, side, dtype=self._tokenizer_dtype())
         try:
             with torch.no_grad():
-                partition = self.tokenizer.eval()(self.mean.new_zeros(1, self.adapter.channels, side, side), None)
+                partition = self.tokenizer.eval()(image, None)
         finally:
             for module in training:
                 module.training = True
@@ -318,8 +319,16 @@ class Retrofit(nn.Module):
             raise TypeError(f"tokenizer: expected a module that returns a Partition; found {type(partition).__name__}")
         return partition.node_features.shape[-1]
 
+    def _tokenizer_dtype(self) -> torch.dtype | None:
+        """That of a learned encoder; None: the tokenizer has no parameters, and takes any."""
+        return next((p.dtype for p in self.tokenizer.parameters() if p.is_floating_point()), None)
+
     def _tokenize(self, images: Tensor, mask: Tensor | None) -> Partition:
         plain = (images * self.std + self.mean).clamp(0, 1)
+        if mask is not None:
+            plain = plain.masked_fill(~mask.unsqueeze(1), 0)  # a learned encoder looks at it
+        dtype = self._tokenizer_dtype()
+        plain = plain if dtype is None else plain.to(dtype)
         limit = self._limit(images)
         if self.options.align == "budget" and hasattr(self.tokenizer, "hierarchy"):
             partition = self.tokenizer.hierarchy(plain, mask).cut(max_tokens=limit)
@@ -327,8 +336,9 @@ class Retrofit(nn.Module):
             partition = self.tokenizer(plain, mask)
         partition = self._align(partition, images)
         if self.options.align == "budget" and partition.num_segments > limit:
-            partition, *_ = compact(partition)
-            if partition.num_segments > limit:
+            partition, _, counts = compact(partition)
+            # Where the host does not know the counts, a mask covers the slots that are not used.
+            if counts is not None and partition.num_segments > limit:
                 raise ValueError(
                     f"max_tokens: the tokenizer gives {partition.num_segments} segments, and cannot merge them to "
                     f'{limit}: expected one with hierarchy(images, mask) that is complete, or align="truncate"'

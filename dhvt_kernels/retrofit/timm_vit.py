@@ -75,6 +75,9 @@ class TimmAdapter(Adapter):
     def keys(self, tokens: Tensor, mask: Tensor) -> Tensor:
         return mask[:, None, None]
 
+    def fused(self) -> bool:
+        return all(getattr(block.attn, "fused_attn", True) for block in self.model.blocks)
+
     def block(self, block: Any, tokens: Tensor, keys: Any, inside: Callable[..., Any] | None) -> Tensor:
         call = block if inside is None else inside(block)
         if self.model.grad_checkpointing:

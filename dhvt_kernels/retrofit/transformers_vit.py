@@ -77,6 +77,9 @@ class _Adapter(Adapter):
 
         return create_bidirectional_mask(config=self.tower.config, inputs_embeds=tokens, attention_mask=mask)
 
+    def fused(self) -> bool:
+        return self.tower.config._attn_implementation == "sdpa"
+
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Any:
         (hidden,) = self.run(self._layers, self._start(tokens), mask)
         if mask is not None:
