@@ -123,7 +123,7 @@ class UperNetHead(nn.Module):
         check_int("channels", channels, 1)
         for scale in pool_scales:
             check_int("pool_scales", scale, 1)
-        if len(layers) != len(STRIDES) or not all(isinstance(layer, int) for layer in layers):
+        if len(layers) != len(STRIDES) or not all(type(layer) is int for layer in layers):
             raise ValueError(f"layers: expected {len(STRIDES)} indices of blocks; found {layers!r}")
         self.width, self.layers = width, tuple(layers)
         self.decoder = _upernet(width, classes, channels, tuple(pool_scales))

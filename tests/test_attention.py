@@ -562,6 +562,24 @@ def test_a_width_that_no_varlen_kernel_takes(fake_gpu):
     assert fake_gpu == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("width", "dropout", "taken"), [(16, 0.0, True), (12, 0.0, False), (264, 0.0, False), (16, 0.5, False)]
+)
+def test_auto_off_the_cpu_is_never_one_call_per_image(fake_gpu, monkeypatch, width, dropout, taken):
+    """On tensors without data, whose device is no CPU; no flash-attn, which alone has dropout."""
+    monkeypatch.setattr(kernels, "_autocast", lambda x: x)  # which such a device has not
+    monkeypatch.setattr(kernels, "flash_attn", lambda: None)
+    monkeypatch.setattr(kernels, "torch_varlen", lambda: lambda query, *_: query)
+    query, key, value, row = packed(torch.bfloat16, width=width)
+    call = [x.to("meta") for x in (query, key, value)] + [row, Options(dropout, False, None, False)]
+    if taken:
+        assert kernels.auto(*call).shape == query.shape
+    else:
+        with pytest.raises(kernels.NotPacked, match="no kernel for rows of different length"):
+            kernels.auto(*call)
+        assert kernels.varlen(*call).shape == query.shape
+
+
 def test_without_a_varlen_kernel_it_is_one_call_per_image(fake_gpu, monkeypatch):
     monkeypatch.setattr(kernels, "torch_varlen", lambda: None)
     monkeypatch.setattr(kernels, "flash_attn", lambda: None)

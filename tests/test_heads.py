@@ -149,6 +149,8 @@ def test_heads_say_what_they_expect():
         head(tokens, labels.long())
     with pytest.raises(ValueError, match=r"layers: expected 4 indices of blocks; found \(1, 2\)"):
         heads.UperNetHead(6, 5, layers=(1, 2))
+    with pytest.raises(ValueError, match=r"layers: expected 4 indices of blocks; found \(True, 1, 2, 3\)"):
+        heads.UperNetHead(6, 5, layers=(True, 1, 2, 3))
     decoder = upernet()
     for given, found in ((tokens, "a tensor"), ([tokens] * 3, "3")):
         with pytest.raises(ValueError, match=rf"tokens: expected 4 tensors \[B,N,6\]; found {found}"):

@@ -240,6 +240,19 @@ def test_images_of_different_size_give_what_they_give_alone(family, tokenizer):
             torch.testing.assert_close(row, value, rtol=0, atol=2e-5 * max(1, float(value.abs().max())))
 
 
+@torch.no_grad()
+def test_positions_are_made_once_for_images_of_one_size(monkeypatch):
+    vit, asked = vits.adaptive(vits.make("timm-dynamic")), []
+    sizes = [(32, 32), (40, 24), (32, 32), (16, 48), (40, 24)]
+    images, mask = dk.pad_images([vits.photos(1, *size)[0] for size in sizes])
+    partition = vit.tokenize(images, mask)
+    positions = vit.adapter.positions
+    expected = [vit.positions(partition[b], [size]) for b, size in enumerate(sizes)]
+    monkeypatch.setattr(vit.adapter, "positions", lambda *size: asked.append(size) or positions(*size))
+    vits.equal(vit.positions(partition, sizes), torch.cat(expected))
+    assert asked == [(32, 32), (40, 24), (16, 48)]
+
+
 # Numbers of tokens
 
 

@@ -98,5 +98,7 @@ def test_bad_layers():
         vit.features(images, layers=(0, 2))
     with pytest.raises(TypeError, match="layers: expected integers; found float"):
         vit.features(images, layers=(0.0,))
+    with pytest.raises(TypeError, match="layers: expected a sequence of integers, or None; found int"):
+        vit.features(images, layers=-1)
     with pytest.raises(NotImplementedError, match=r"Plain: expected a method features\(tokens, mask, layers\)"):
         dk.retrofit(nn.Linear(48, 5), dk.Tokenizer(), adapter=Plain).features(images)

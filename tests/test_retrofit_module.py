@@ -180,6 +180,15 @@ def test_trains_end_to_end():
         assert found[name].abs().sum() > 0, name
 
 
+def test_the_model_is_not_to_be_replaced():
+    """The adapter would go on with the old one."""
+    vit = vits.adaptive(vits.make("timm"))
+    with pytest.raises(AttributeError, match="model: expected the one that was retrofitted"):
+        vit.model = vits.make("timm")
+    vit.model = vit.model
+    assert vit.adapter.model is vit.model
+
+
 def test_train_and_eval_reach_model_and_tokenizer():
     vit = dk.retrofit(vits.make("timm"), dk.Tokenizer(dk.ConvEncoder(), noise=0.1))
     assert not vit.model.training

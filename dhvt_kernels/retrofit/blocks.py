@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from ..ops import pack, pad, unpack
 from .choice import RAGGED, Ragged, auto, needs_rows
-from .interception import NotPacked, on_row
-from .kernels import KERNELS, Row
+from .interception import on_row
+from .kernels import KERNELS, NotPacked, Row
 
 if TYPE_CHECKING:
     from .adapter import Adapter
@@ -65,7 +65,7 @@ def _run_ragged(
     try:
         if obstacle := needs_rows(adapter.model):
             raise NotPacked(obstacle)
-        return _packed(adapter, blocks, tokens, counts, wanted, chosen)
+        return _packed(adapter, blocks, tokens, counts, wanted, ragged.attention)
     except NotPacked as error:
         if ragged.attention != "auto":
             raise ValueError(f'attention="{chosen}": {error}; expected attention="mask" or "buckets"') from error

@@ -8,11 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .kernels import Kernel, Options, Row
-
-
-class NotPacked(ValueError):
-    """A block that cannot run on a packed row."""
+from .kernels import Kernel, NotPacked, Options, Row
 
 
 def on_row(function: Callable[..., Tensor], kernel: Kernel, row: Row) -> Callable[..., Tensor]:

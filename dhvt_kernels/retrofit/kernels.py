@@ -12,6 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+class NotPacked(ValueError):
+    """A block that cannot run on a packed row."""
+
+
 @dataclass(frozen=True)
 class Row:
     """Where the images of a packed row are."""
@@ -39,13 +43,30 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Row, Options], Tensor]
 def varlen(query: Tensor, key: Tensor, value: Tensor, row: Row, options: Options) -> Tensor:
     """A kernel for rows of different length where there is one, else one call per image."""
     query, key, value = (_autocast(x) for x in (query, key, value))
-    kernel = flash_kernel(query.device, query.dtype, options.dropout_p)
-    width = query.shape[-1]
-    if kernel is None or width > 256 or width % 8 or value.shape[-1] != width:  # what both kernels take
+    kernel = _varlen_kernel(query, value, options)
+    if kernel is None:
         return per_image(query, key, value, row, options)
     query, key, value = _own_heads(_scaled(query, options), key, value, options)
     flat = (x[0].transpose(0, 1) for x in (query, key, value))  # [T,H,E]
     return kernel(*flat, row.cu_seqlens, max(row.counts), options).transpose(0, 1).unsqueeze(0)
+
+
+def auto(query: Tensor, key: Tensor, value: Tensor, row: Row, options: Options) -> Tensor:
+    """`varlen`, but one call per image on the CPU only: elsewhere buckets are faster than so many launches.
+
+    Raises:
+        NotPacked: there is no kernel off the CPU.
+    """
+    if query.device.type != "cpu" and _varlen_kernel(_autocast(query), _autocast(value), options) is None:
+        raise NotPacked("no kernel for rows of different length takes this dtype, width of a head or dropout")
+    return varlen(query, key, value, row, options)
+
+
+def _varlen_kernel(query: Tensor, value: Tensor, options: Options) -> Callable[..., Tensor] | None:
+    width = query.shape[-1]
+    if width > 256 or width % 8 or value.shape[-1] != width:  # what both kernels take
+        return None
+    return flash_kernel(query.device, query.dtype, options.dropout_p)
 
 
 def per_image(query: Tensor, key: Tensor, value: Tensor, row: Row, options: Options) -> Tensor:
@@ -91,7 +112,7 @@ def flex(query: Tensor, key: Tensor, value: Tensor, row: Row, options: Options) 
     )
 
 
-KERNELS: dict[str, Kernel] = {"nested": nested, "varlen": varlen, "flex": flex}
+KERNELS: dict[str, Kernel] = {"auto": auto, "nested": nested, "varlen": varlen, "flex": flex}
 
 
 def flash_kernel(device: torch.device, dtype: torch.dtype, dropout_p: float = 0.0) -> Callable[..., Tensor] | None:

@@ -179,6 +179,14 @@ class Retrofit(nn.Module):
         else:
             self.projection = nn.Linear(features, adapter.width, **like)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "model" and value is not self._modules.get("model", value):
+            raise AttributeError(
+                "model: expected the one that was retrofitted, to which the adapter belongs; for another one call "
+                "retrofit again"
+            )
+        super().__setattr__(name, value)
+
     def forward(self, images: Tensor, partition: Partition | None = None, *, mask: Tensor | None = None) -> Any:
         """Run the model on adaptive tokens.
 
@@ -226,8 +234,10 @@ class Retrofit(nn.Module):
             ValueError: as `forward`; layers that the model does not have; a model that drops tokens in training
                 (`patch_drop_rate` of timm), so that they would not be those of the segments.
         """
-        tokens, real, partition, counts = self._tokens(images, partition, mask)
         wanted = (-1,) if layers is None else layers
+        if not isinstance(wanted, Sequence):
+            raise TypeError(f"layers: expected a sequence of integers, or None; found {type(wanted).__name__}")
+        tokens, real, partition, counts = self._tokens(images, partition, mask)
         method = partial(self.adapter.features, layers=wanted)
         found = attend(method, self.options.attention, tokens, real, counts)
         return Features(found, real, partition)
@@ -277,17 +287,25 @@ class Retrofit(nn.Module):
 
         Args:
             partition: of `[B,H,W]` pixels.
-            sizes: the true (height, width) of each image of a padded batch.
+            sizes: the true (height, width) of each image of a padded batch. Images of one size go together.
         """
         labels, number = partition.labels, partition.num_segments
         if sizes is None:
             return mean_position(labels, number, self.adapter.positions(*labels.shape[1:]))
-        rows: list[Tensor | None] = [
-            mean_position(labels[b : b + 1, :height, :width], number, self.adapter.positions(height, width))
-            for b, (height, width) in enumerate(sizes)
-        ]
-        known = [row for row in rows if row is not None]
-        return torch.cat(known) if known else None
+        groups: dict[tuple[int, int], list[int]] = {}
+        for b, size in enumerate(sizes):
+            groups.setdefault(size, []).append(b)
+        order, parts = [], []
+        for (height, width), rows in groups.items():
+            index = torch.tensor(rows).to(labels.device, non_blocking=True)
+            part = mean_position(labels[index, :height, :width], number, self.adapter.positions(height, width))
+            if part is None:
+                return None
+            order.extend(rows)
+            parts.append(part)
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return torch.cat(parts)[torch.tensor(order).argsort().to(labels.device, non_blocking=True)]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
         """Takes the state dict of the model alone as well: what the retrofit adds then keeps its values."""
