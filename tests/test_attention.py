@@ -2,6 +2,8 @@
 
 import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 import torch
@@ -511,7 +513,9 @@ def fake_gpu(monkeypatch):
     torch_calls, flash_calls = [], []
     monkeypatch.setattr(kernels, "_has_flash", lambda device, dtype: dtype == torch.bfloat16)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", stand_in(torch_calls))
-    module = type("flash_attn", (), {"flash_attn_varlen_func": staticmethod(stand_in(flash_calls))})
+    module = ModuleType("flash_attn")
+    module.flash_attn_varlen_func = stand_in(flash_calls)
+    module.__spec__ = ModuleSpec("flash_attn", None)  # transformers asks for it when it is imported
     monkeypatch.setitem(sys.modules, "flash_attn", module)
     found = (kernels.torch_varlen, kernels.flash_attn)
     for cached in found:
