@@ -122,6 +122,17 @@ def test_what_segmentation_cannot_take(changes, said):
         TokenModel(load(DENSE, changes, "segmentation"))
 
 
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_that_are_damaged_are_named(tmp_path, suffix):
+    damaged = tmp_path / f"weights.{suffix}"
+    damaged.write_bytes(b"not a state dict")
+    with pytest.raises(ConfigError, match=r"model\.weights: "):
+        TokenModel(load(MINI, [f"model.weights={damaged}"], "classification"))
+    changes = ["model.encoder=conv", f"model.encoder_weights={damaged}"]
+    with pytest.raises(ConfigError, match=r"model\.encoder_weights: expected those of pretrain_encoder\.py"):
+        TokenModel(load(MINI, changes, "classification"))
+
+
 def test_a_bad_file_ends_the_script_with_its_error(tmp_path, capsys):
     bad = tmp_path / "bad.yaml"
     bad.write_text(MINI.read_text() + "colour: red\n")

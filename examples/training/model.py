@@ -4,10 +4,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,8 +86,8 @@ def _retrofit(config: Config) -> dk.Retrofit:
             drop_path_rate=model.drop_path,
             **options,
         )
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"model.name, model.options: {error}") from error
+    except (RuntimeError, TypeError, SafetensorError, UnpicklingError) as error:
+        raise ConfigError(f"model.name, model.options, model.weights: {error}") from error
     vit.set_grad_checkpointing(config.train.grad_checkpointing)
     if config.train.regularizer and model.encoder == "lab":
         raise ConfigError(
@@ -102,9 +104,12 @@ def _retrofit(config: Config) -> dk.Retrofit:
 def _encoder(model: Model) -> dk.ConvEncoder:
     encoder = dk.ConvEncoder()
     if model.encoder_weights is not None:
-        weights = load_file(model.encoder_weights)
-        own = {key.removeprefix("features."): weights[key] for key in weights if key.startswith("features.")}
-        encoder.load_state_dict(own)
+        try:
+            weights = load_file(model.encoder_weights)
+            own = {key.removeprefix("features."): weights[key] for key in weights if key.startswith("features.")}
+            encoder.load_state_dict(own)
+        except (RuntimeError, SafetensorError) as error:
+            raise ConfigError(f"model.encoder_weights: expected those of pretrain_encoder.py; found {error}") from error
     return encoder
 
 
