@@ -74,6 +74,8 @@ SCHEMAS = {
     # One label map [H,W], on the CPU only; the sizes of the outputs depend on it.
     "trace": "(Tensor labels) -> (Tensor points, Tensor offsets, Tensor left, Tensor right, Tensor closed, "
     "Tensor ring_arcs, Tensor ring_offsets, Tensor ring_labels, Tensor holes)",
+    # Of one picture uint8 [C,H,W], on the CPU only: n, y, x, yy, yx, xx, and of each channel c, yc, xc, cc.
+    "color_sums": "(Tensor image, Tensor labels, int num_segments) -> Tensor",
     # Tokens. sum, gather and dot are the three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c].
     "segment_sum": "(Tensor features, Tensor labels, Tensor? weights, int num_segments) -> (Tensor sums, Tensor mass)",
     "segment_gather": "(Tensor values, Tensor labels, Tensor? weights, bool channels_last) -> Tensor",

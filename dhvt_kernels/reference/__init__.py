@@ -3,6 +3,7 @@
 Each function has the name and the signature of an operator of `_schema.py`.
 """
 
+from .color_sums import color_sums as color_sums
 from .connected_components import connected_components as connected_components
 from .gaussian_blur import gaussian_blur as gaussian_blur
 from .gaussian_blur import gaussian_blur_backward as gaussian_blur_backward
