@@ -1,0 +1,4 @@
+"""Stub."""
+
+def edge_points(*a):
+    raise NotImplementedError

@@ -1,0 +1,4 @@
+"""Stub."""
+
+def fit_curves(*a):
+    raise NotImplementedError

@@ -1,0 +1,4 @@
+"""Stub."""
+
+def simplify(*a):
+    raise NotImplementedError

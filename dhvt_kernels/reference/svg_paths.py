@@ -1,0 +1,4 @@
+"""Stub."""
+
+def svg_paths(*a):
+    raise NotImplementedError
