@@ -9,8 +9,9 @@ from .injection import MeanInjection
 from .ops import *  # noqa: F403
 from .partition import Partition, SoftLeaves
 from .retrofit import Adapter, GridTokenizer, Retrofit, retrofit
+from .svg_search import Vectorized, render_svg, search_svg, svg_psnr
 from .tokenizer import Tokenizer, pad_images
-from .vectorize import to_svg
+from .vectorize import to_svg, vector_hierarchy
 
 __version__ = "0.1.0"
 
@@ -27,12 +28,17 @@ __all__ = [
     "SmoothedLab",
     "SoftLeaves",
     "Tokenizer",
+    "Vectorized",
     "backend",
     "heads",
     "losses",
     "pad_images",
+    "render_svg",
     "retrofit",
+    "search_svg",
+    "svg_psnr",
     "to_svg",
+    "vector_hierarchy",
 ]
 
 register_backends()

@@ -112,21 +112,22 @@ def save_image(image: Tensor, path: str | PathLike[str]) -> None:
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path, compress_level=1)
 
 
-def check_picture(image: Tensor, partition: Partition) -> Tensor:
-    """One image and its partition, as uint8 [3,H,W] on the CPU.
+def check_picture(image: Tensor, partition: Partition, channels: tuple[int, ...] = (3,)) -> Tensor:
+    """One image and its partition, as uint8 [C,H,W] on the CPU, C one of `channels`.
 
     Raises:
         TypeError: the image is neither floating point nor uint8.
-        ValueError: not one image [3,H,W] or [1,3,H,W], or not of the partition's size.
+        ValueError: not one image [C,H,W] or [1,C,H,W], or not of the partition's size.
     """
     height, width = partition.labels.shape[1:]
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(f"image: expected floating point or uint8; found {image.dtype}")
     if partition.labels.shape[0] != 1:
         raise ValueError(f"partition: expected one image (partition[i]); found {partition.labels.shape[0]}")
-    if tuple(image.shape) not in ((3, height, width), (1, 3, height, width)):
-        raise ValueError(f"image: expected [3,H,W] = [3,{height},{width}]; found {list(image.shape)}")
-    image = image.detach().reshape(3, height, width).cpu()
+    if tuple(image.shape) not in [(*one, c, height, width) for one in ((), (1,)) for c in channels]:
+        number = " or ".join(map(str, channels))
+        raise ValueError(f"image: expected [{number},H,W] = [{number},{height},{width}]; found {list(image.shape)}")
+    image = image.detach().reshape(-1, height, width).cpu()
     return image if image.dtype == torch.uint8 else image.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -1,4 +1,5 @@
 """Stub."""
 
+
 def fit_curves(*a):
     raise NotImplementedError

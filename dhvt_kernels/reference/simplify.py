@@ -1,4 +1,5 @@
 """Stub."""
 
+
 def simplify(*a):
     raise NotImplementedError

@@ -1,4 +1,5 @@
 """Stub."""
 
+
 def svg_paths(*a):
     raise NotImplementedError
