@@ -12,6 +12,7 @@ from .retrofit import Adapter, GridTokenizer, Retrofit, retrofit
 from .svg_search import Vectorized, render_svg, search_svg, svg_psnr
 from .tokenizer import Tokenizer, pad_images
 from .vectorize import to_svg, vector_hierarchy
+from .viewer import to_html
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "retrofit",
     "search_svg",
     "svg_psnr",
+    "to_html",
     "to_svg",
     "vector_hierarchy",
 ]
