@@ -23,7 +23,7 @@ from ..partition import Partition
 from .nested import nested_cuts
 
 #: Larger pictures are refused: the page redraws all pixels at every step of the slider, and holds them in its file.
-MAX_PIXELS = 1 << 22
+MAX_PIXELS = 1 << 21
 #: The finest cut that a page shows has at most this many segments.
 MAX_SEGMENTS = 4096
 
@@ -40,7 +40,7 @@ def to_html(image: Tensor, hierarchy: Hierarchy, *, title: str = "picture") -> s
     at the cut that `hierarchy.cut()` makes. docs/viewer.md describes it.
 
     Args:
-        image: [3,H,W] or [1,3,H,W], sRGB, floating point in [0, 1] or uint8; at most 2^22 pixels.
+        image: [3,H,W] or [1,3,H,W], sRGB, floating point in [0, 1] or uint8; at most 2^21 pixels.
         hierarchy: of this one image.
         title: what the page is called, and the files that it saves.
 
@@ -84,6 +84,7 @@ def to_html(image: Tensor, hierarchy: Hierarchy, *, title: str = "picture") -> s
         "height": height,
         "criterion": "bic" if selection.criterion == "fixed" else selection.criterion,
         "chosen": min(int(hierarchy.cut().counts[0]), segments),
+        "finest": int(hierarchy.cut(strength=[0.0], max_tokens=[hierarchy.num_leaves])[0].counts[0]),
         "arrays": [[name, array.dtype.kind, array.size] for name, array in arrays.items()],
     }
     return _page(

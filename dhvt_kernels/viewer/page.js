@@ -477,7 +477,7 @@ class Panel {
       points.push(`${this.position(place).toFixed(1)} ${y.toFixed(1)}`);
     });
     $("line").setAttribute("d", `M${points.join("L")}`);
-    $("area").setAttribute("d", `M1000 120L${points.join("L")}L0 120z`);
+    $("area").setAttribute("d", `M1000 118L${points.join("L")}L0 118z`);
   }
 
   /** Says the figures to screen readers once the budget rests. */
@@ -626,15 +626,32 @@ function listenToControls(stage, panel) {
   });
 }
 
+/** The list of keys closes like a menu. */
+function listenToHelp() {
+  const help = $("help");
+  addEventListener("pointerdown", (event) => {
+    if (!help.contains(event.target)) help.open = false;
+  });
+  help.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    help.open = false;
+    help.firstElementChild.focus();
+  });
+}
+
 async function start() {
-  $("size").textContent = `${width} × ${height}`;
   const arrays = await unpack();
   const cuts = new Cuts(arrays);
+  const all = cuts.tokens[0] < facts.finest ? ` of ${number(facts.finest)}` : "";
+  $("size").textContent = `${width} × ${height} · ${cuts.tokens[cuts.last]}–${number(cuts.tokens[0])}${all} tokens`;
+  if (all) $("size").title = `Cuts of more than ${number(cuts.tokens[0])} tokens are left out, so that the file stays small`;
   const stage = new Stage(arrays, cuts, new Arcs(arrays), new Fills(arrays));
   const panel = new Panel(cuts, stage);
   listenToPointers(stage);
   listenToKeys(stage, panel);
   listenToControls(stage, panel);
+  listenToHelp();
+  $("slider").focus();
   document.body.dataset.ready = "";
 }
 
