@@ -102,7 +102,7 @@ def _cuts(picture: Tensor, hierarchy: Hierarchy, finest: Partition) -> dict[str,
     sums = color_sums(picture, finest.labels[0].cpu(), num_segments=segments).numpy()
     fills = fit_fills(cuts.sums_up(sums))
     # The page shows mean colours of 8 bits.
-    colors = np.floor(fills.mean + 0.5)
+    colors = np.rint(fills.mean)
     error = fills.error + fills.count * ((fills.mean - colors) ** 2).sum(1)
     likelihood, penalty = (term[0].double().cpu().numpy()[cuts.node] for term in hierarchy.terms())
     selection = hierarchy.selection
@@ -151,7 +151,7 @@ def _data_uri(picture: Tensor) -> str:
     """The picture without loss, or as JPEG where that is smaller."""
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
     files = {}
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 92})):
+    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 92, "subsampling": 0})):
         file = io.BytesIO()
         image.save(file, kind, **options)
         files[kind] = file.getvalue()

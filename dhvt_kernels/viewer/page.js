@@ -180,12 +180,12 @@ class Fills {
   gradient(v) {
     const [r, g, b, sr, sg, sb, down, across, cy, cx] = this.fills.subarray(10 * v, 10 * v + 10);
     const t = across * cx + down * cy;
-    return { base: [r - t * sr, g - t * sg, b - t * sb], slope: [sr, sg, sb], across, down };
+    return { base: [r - t * sr, g - t * sg, b - t * sb], slope: [sr, sg, sb], across, down, center: [cx, cy, t] };
   }
 
   /** A node's gradient as SVG over points (x, y) of its outline; nothing where it is one colour. */
   svg(v, name, points) {
-    const { base, slope, across, down } = this.gradient(v);
+    const { base, slope, across, down, center } = this.gradient(v);
     // Pixel (x, y) has its centre half a pixel further in the coordinates of the outline.
     const shift = (across + down) / 2;
     let [low, high] = [Infinity, -Infinity];
@@ -203,7 +203,8 @@ class Fills {
       .filter((t) => t >= low && t <= high)
       .sort((a, b) => a - b)
       .map((t) => `<stop offset="${round((t - low) / (high - low), 4)}" stop-color="${hex(base.map((c, i) => c + t * slope[i]))}"/>`);
-    const end = (t) => [round((t + shift) * across, 2), round((t + shift) * down, 2)];
+    // Near the segment, where rounding turns the axis least.
+    const end = (t) => [round(center[0] + 0.5 + (t - center[2]) * across, 3), round(center[1] + 0.5 + (t - center[2]) * down, 3)];
     const [x1, y1] = end(low);
     const [x2, y2] = end(high);
     return (
@@ -516,7 +517,7 @@ function listenToPointers(stage) {
     element.classList.toggle("moving", pointers.size > 0);
   };
   element.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0 || event.target.closest("#zoom")) return;
+    if (event.button !== 0) return;
     element.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, at(event));
     element.classList.add("moving");
@@ -530,9 +531,7 @@ function listenToPointers(stage) {
     stage.move(after.x - before.x, after.y - before.y);
   });
   for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) element.addEventListener(name, release);
-  element.addEventListener("dblclick", (event) => {
-    if (!event.target.closest("#zoom")) stage.zoom(2, at(event).x, at(event).y);
-  });
+  element.addEventListener("dblclick", (event) => stage.zoom(2, at(event).x, at(event).y));
   const wheel = (event) => {
     event.preventDefault();
     const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 32 : 1;
@@ -658,5 +657,5 @@ async function start() {
 start().catch((error) => {
   const message = Object.assign(document.createElement("p"), { id: "message" });
   message.textContent = `This browser cannot show the page (${error.message}); any of 2023 or later can.`;
-  $("stage").append(message);
+  document.querySelector("main").append(message);
 });
