@@ -1,7 +1,6 @@
 """The command `dhvt`: tokenize pictures from the shell, and say what the installation can do."""
 
 import json
-import os
 import sys
 import time
 import warnings
@@ -21,10 +20,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from . import __version__, info, position_histogram, token_patches
-from .cli_options import build_tokenizer, one_line, tokenizer_options
+from .cli_jobs import Job, Report, check_folder, find_jobs, printable
+from .cli_options import build_tokenizer, tokenizer_options
+from .cli_svg import svg
 from .files import write_text
 from .hierarchy import Hierarchy
-from .imaging import find_images, load_image, mean_colors, overlay, saliency_picture, save_image
+from .imaging import load_image, mean_colors, overlay, saliency_picture, save_image
 from .partition import Partition
 from .tokenizer import Tokenizer
 from .vectorize import to_svg
@@ -44,14 +45,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Job(NamedTuple):
-    """One picture: its place in the summary, its file, and the output path without suffix."""
-
-    order: int
-    path: Path
-    target: Path
 
 
 class Result(NamedTuple):
@@ -131,14 +124,13 @@ def tokenize(
     A file that cannot be read is reported and left out; the exit code is then 1.
     """
     tokenizer = build_tokenizer(parameters, device)
-    if output.exists() and not output.is_dir():
-        raise typer.BadParameter(f"{output}: not a folder")
+    check_folder(output)
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # a broken file gets one line, ours
     report = Report()
     metadata = {"dhvt_kernels": __version__, "tokenizer": json.dumps(parameters)}
     write = partial(_write, patch_size=patch_size, grid=grid, metadata=metadata, report=report)
-    jobs = _jobs(images, output, report, saliency)
+    jobs = find_jobs(images, output, report, partial(_files, saliency=saliency))
     results: list[Result] = []
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     bar = Progress(*columns, console=report.console, transient=True, disable=not report.console.is_terminal)
@@ -150,6 +142,9 @@ def tokenize(
     _summary(sorted(results, key=lambda result: result.job.order), parameters["criterion"], output)
     if report.failures:
         raise typer.Exit(1)
+
+
+app.command()(svg)
 
 
 @app.command()
@@ -170,75 +165,17 @@ def view(
     report = Report()
     try:
         picture = load_image(image, max_pixels=MAX_PIXELS)
-        page = to_html(picture, tokenizer.hierarchy(picture[None].to(device)), title=_text(image.stem))
+        page = to_html(picture, tokenizer.hierarchy(picture[None].to(device)), title=printable(image.stem))
         write_text(output, page)
     except (MemoryError, OSError, RuntimeError, ValueError) as error:
         report.failed(image, error)
         raise typer.Exit(1) from error
 
 
-class Report:
-    """One line on standard error for everything that the user should know."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        self.failures = 0
-
-    def failed(self, path: Path, error: Exception) -> None:
-        """Count a picture that is left out, and say why."""
-        self.failures += 1
-        text = getattr(error, "strerror", None) or one_line(error)
-        culprit = getattr(error, "filename", None)
-        if culprit is not None and Path(culprit) != path:
-            text = f"{text}: {culprit}"  # a result that cannot be written
-        self.note(text if text.startswith(f"{path}: ") else f"{path}: {text}", style="red")
-
-    def note(self, text: str, style: str = "") -> None:
-        self.console.print(_text(text), style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _text(name: str | Path) -> str:
-    """Names of files may hold any bytes; what is printed or stored may not."""
-    return os.fsencode(name).decode(errors="replace")
-
-
 def _files(target: Path, saliency: bool) -> list[Path]:
     """What is written for one picture: overlay, mean colours, SVG, tokens, and saliency if wanted."""
     ends = ["_overlay.png", "_mean.png", ".svg", ".safetensors", *(["_saliency.png"] if saliency else [])]
     return [target.with_name(target.name + end) for end in ends]
-
-
-def _jobs(images: Iterable[Path], output: Path, report: Report, saliency: bool) -> list[Job]:
-    """Every picture once, with an output path that keeps its place in its folder and is nobody else's."""
-    jobs: dict[Path, Job] = {}
-    targets: set[Path] = set()
-    results = output.resolve()
-    for root in images:
-        try:
-            found = find_images(root)
-        except (OSError, ValueError) as error:
-            report.failed(root, error)
-            continue
-        for path in found:
-            resolved = path.resolve()
-            earlier_result = root.resolve() in results.parents and results in resolved.parents
-            if resolved in jobs or earlier_result:
-                continue
-            name = path.relative_to(root) if root.is_dir() else Path(path.name)
-            target, copy = output / name.with_suffix(""), 1
-            while target in targets:
-                copy += 1
-                target = output / name.with_name(f"{name.stem}-{copy}")
-            targets.add(target)
-            jobs[resolved] = Job(len(jobs), path, target)
-    safe = []
-    for job in jobs.values():
-        lost = [file for file in _files(job.target, saliency) if file.resolve() in jobs]
-        if lost:
-            report.failed(job.path, ValueError(f"the results would overwrite {lost[0]}; choose another output folder"))
-        else:
-            safe.append(job)
-    return safe
 
 
 def _batches(jobs: Iterable[Job], batch_size: int, report: Report) -> Iterator[list[tuple[Job, Tensor]]]:
@@ -322,14 +259,14 @@ def _write(
     job.target.parent.mkdir(parents=True, exist_ok=True)
     save_image(overlay(picture, partition), overlay_file)
     save_image(mean_colors(picture, partition), mean_file)
-    svg_file.write_text(to_svg(picture, partition))
+    write_text(svg_file, to_svg(picture, partition))
     if saliency is not None:
         save_image(saliency_picture(saliency), saliency_file[0])
     tensors = token_tensors(picture, partition, patch_size=patch_size, grid=grid)
     if "patches" not in tensors:
         report.note(f"{job.path}: {len(tensors['count'])} tokens, so their patches and histograms are not written")
     values = {"criterion_value": float(partition.cost[0]), "strength": float(partition.strength[0])}
-    texts = {"picture": _text(job.path.name), **metadata, **{name: repr(value) for name, value in values.items()}}
+    texts = {"picture": printable(job.path.name), **metadata, **{name: repr(value) for name, value in values.items()}}
     tokens_file.write_bytes(save(tensors, texts))  # save_file would leave a file that nobody else may read
 
 
@@ -372,14 +309,14 @@ def _summary(results: list[Result], criterion: str, output: Path) -> None:
     table = Table(show_footer=True)
     total = sum(result.tokens for result in results)
     mean = sum(result.milliseconds for result in results) / len(results)
-    table.add_column("picture", f"{len(results)} in {escape(_text(output))}", overflow="fold")
+    table.add_column("picture", f"{len(results)} in {escape(printable(output))}", overflow="fold")
     table.add_column("size", justify="right")
     table.add_column("tokens", f"{total:,}", justify="right")
     table.add_column(criterion, justify="right")
     table.add_column("ms", f"{mean:.1f} mean", justify="right")
     for result in results[:TABLE_ROWS]:
         table.add_row(
-            escape(_text(result.job.target.relative_to(output))),
+            escape(printable(result.job.target.relative_to(output))),
             f"{result.width} x {result.height}",
             f"{result.tokens:,}",
             f"{result.cost:,.0f}",

@@ -1,6 +1,7 @@
 """Writing files whole or not at all."""
 
 import os
+import threading
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,7 @@ def write_text(path: str | PathLike[str], text: str) -> None:
     if target.exists() and not target.is_file():  # a folder, which fails, or a device, which stays one
         target.write_text(text, "utf-8")
         return
-    part = target.with_name(f".{os.getpid()}.part")
+    part = target.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
     try:
         part.write_text(text, "utf-8")
         os.replace(part, target)

@@ -43,7 +43,7 @@ def find_images(path: str | PathLike[str]) -> list[Path]:
     return found
 
 
-def load_image(path: str | PathLike[str], *, max_pixels: int | None = None) -> Tensor:
+def load_image(path: str | PathLike[str], *, max_pixels: int | None = None, alpha: bool = False) -> Tensor:
     """Read a picture of any kind as sRGB.
 
     The EXIF orientation is applied, transparency is composited on white, 16-bit grey is scaled; grey, palette, CMYK
@@ -52,9 +52,10 @@ def load_image(path: str | PathLike[str], *, max_pixels: int | None = None) -> T
     Args:
         path: a file in any format that Pillow reads, of at most `MAX_PIXELS` (250 million) pixels.
         max_pixels: a picture of more pixels is scaled down to at most as many.
+        alpha: keep transparency, as a fourth channel, instead of compositing on white.
 
     Returns:
-        uint8 [3,H,W].
+        uint8 [3,H,W]; with `alpha` [4,H,W] where the picture has transparency.
 
     Raises:
         OSError: there is no such file, or it may not be read.
@@ -73,10 +74,10 @@ def load_image(path: str | PathLike[str], *, max_pixels: int | None = None) -> T
             if max_pixels is not None:
                 image.draft(None, _within(image.size, max_pixels))  # a JPEG file is decoded at a fraction of its size
             ImageOps.exif_transpose(image, in_place=True)
-            rgb = _to_rgb(image)
+            samples = _to_rgb(image, alpha)
             if max_pixels is not None:
-                rgb = rgb.resize(_within(rgb.size, max_pixels), Image.Resampling.LANCZOS)
-            pixels = np.array(rgb)
+                samples = samples.resize(_within(samples.size, max_pixels), Image.Resampling.LANCZOS)
+            pixels = np.array(samples)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Image.UnidentifiedImageError as error:
@@ -98,7 +99,7 @@ def _open(path: str | PathLike[str]) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, alpha: bool) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow's convert("RGB") would clip these at 255
         values = np.asarray(image)
         if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
@@ -108,6 +109,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("floating-point pixels, whose range is unknown")
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if alpha:
+            return image
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -1,0 +1,91 @@
+"""What the commands that take many pictures have in common: which pictures, where to, and what went wrong."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import typer
+from rich.console import Console
+
+from .cli_options import one_line
+from .imaging import find_images
+
+
+class Job(NamedTuple):
+    """One picture: its place in the summary, its file, and the output path without suffix."""
+
+    order: int
+    path: Path
+    target: Path
+
+
+class Report:
+    """One line on standard error for everything that the user should know."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.failures = 0
+
+    def failed(self, path: Path, error: Exception) -> None:
+        """Count a picture that is left out, and say why."""
+        self.failures += 1
+        text = getattr(error, "strerror", None) or one_line(error)
+        culprit = getattr(error, "filename", None)
+        if culprit is not None and Path(culprit) != path:
+            text = f"{text}: {culprit}"  # a result that cannot be written
+        self.note(text if text.startswith(f"{path}: ") else f"{path}: {text}", style="red")
+
+    def note(self, text: str, style: str = "") -> None:
+        self.console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def printable(name: str | Path) -> str:
+    """Names of files may hold any bytes; what is printed or stored may not."""
+    return os.fsencode(name).decode(errors="replace")
+
+
+def find_jobs(images: Iterable[Path], output: Path, report: Report, files: Callable[[Path], list[Path]]) -> list[Job]:
+    """Every picture once, with an output path that keeps its place in its folder and is nobody else's.
+
+    Args:
+        images: pictures, and folders of pictures.
+        output: the folder for the results.
+        report: is told what cannot be read, or would be overwritten.
+        files: the files that are written for a target.
+    """
+    jobs: dict[Path, Job] = {}
+    targets: set[Path] = set()
+    results = output.resolve()
+    for root in images:
+        try:
+            found = find_images(root)
+        except (OSError, ValueError) as error:
+            report.failed(root, error)
+            continue
+        for path in found:
+            resolved = path.resolve()
+            earlier_result = root.resolve() in results.parents and results in resolved.parents
+            if resolved in jobs or earlier_result:
+                continue
+            name = path.relative_to(root) if root.is_dir() else Path(path.name)
+            target, copy = output / name.with_suffix(""), 1
+            while target in targets:
+                copy += 1
+                target = output / name.with_name(f"{name.stem}-{copy}")
+            targets.add(target)
+            jobs[resolved] = Job(len(jobs), path, target)
+    safe = []
+    for job in jobs.values():
+        lost = [file for file in files(job.target) if file.resolve() in jobs]
+        if lost:
+            report.failed(job.path, ValueError(f"the results would overwrite {lost[0]}; choose another output folder"))
+        else:
+            safe.append(job)
+    return safe
+
+
+def check_folder(output: Path) -> None:
+    """Refuse an output folder that is a file."""
+    if output.exists() and not output.is_dir():
+        raise typer.BadParameter(f"{output}: not a folder")
