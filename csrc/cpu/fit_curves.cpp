@@ -4,7 +4,7 @@
 #include <array>
 #include <cmath>
 
-#include "common.h"
+#include "cpu/arcs.h"
 
 namespace dhvt {
 namespace {
@@ -313,13 +313,12 @@ std::tuple<Tensor, Tensor> fit_curves(const Tensor& any_points, const Tensor& an
   const int64_t arcs = any_offsets.size(0) - 1;
   STD_TORCH_CHECK(arcs >= 0, "offsets [A+1]: expected at least one");
   check(any_closed, "closed [A]", ScalarType::Bool, {arcs});
+  STD_TORCH_CHECK(tolerance >= 0, "tolerance: expected at least 0; found ", tolerance);
   const Tensor points = dense(any_points), offsets = dense(any_offsets), closed = dense(any_closed);
   const auto* point = data<double>(points);
   const auto* offset = data<int64_t>(offsets);
   const auto* loop = data<bool>(closed);
-  for (int64_t a = 0; a < arcs; ++a)
-    STD_TORCH_CHECK(0 <= offset[a] && offset[a] + 2 <= offset[a + 1] && offset[a + 1] <= points.size(0),
-                    "offsets [A+1]: expected at least two points of points [P,2] for every chain");
+  check_chains(offsets, points.size(0), [](int64_t) { return 2; });
   std::vector<std::vector<Vec>> fitted(arcs);
   parallel(
       arcs,
