@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
@@ -169,9 +170,9 @@ class _Chain:
                 stop += 1
             # Two lines would enclose nothing.
             most = min(stop, begin + max(self.last // 3, 1)) if self.closed else stop
-            end = _longest(begin, most, lambda to, begin=begin: self.line(begin, to))
+            end = _longest(begin, most, partial(self.line, begin))
             piece = self.line(begin, end)
-            bent = _longest(begin, stop, lambda to, begin=begin: self.curve(begin, to))
+            bent = _longest(begin, stop, partial(self.curve, begin))
             if bent - begin >= CURVE_PRICE * (end - begin) and (curve := self.curve(begin, bent)):
                 piece, end = curve, bent
             assert piece is not None
