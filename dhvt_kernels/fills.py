@@ -14,7 +14,7 @@ _LEAST_SPREAD = 1e-6
 class Fills(NamedTuple):
     """Of K segments: the colour at position p is `mean + slope * (direction . (p - centroid))`, C channels."""
 
-    count: Floats
+    count: Floats  # type: ignore[assignment]  # tuples have a method of this name
     """[K]: pixels."""
     mean: Floats
     """[K,C]: mean colour, 0..255."""

@@ -132,7 +132,8 @@ class Layers {
     return s;
   }
 
-  // The neighbour with most in common, whose region the segment goes on top of; -1 where there is none.
+  // The neighbour with most in common, on top of which the segment goes; -1 where there is none. A transparent one
+  // would not hide what is below both.
   Neighbour best(int32_t s) {
     auto& list = shared_[s];
     for (auto& entry : list) entry.first = find(entry.first);
@@ -146,7 +147,7 @@ class Layers {
     list.resize(kept);
     Neighbour found{-1, 0};
     for (const auto& entry : list)
-      if (entry.second > found.second) found = entry;
+      if (opaque_[entry.first] && entry.second > found.second) found = entry;
     return found;
   }
 

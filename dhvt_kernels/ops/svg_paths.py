@@ -46,11 +46,11 @@ def svg_paths(points: Tensor, offsets: Tensor, arcs: Arcs, *, opaque: Tensor, cu
 
     Where two segments meet, the upper one has the boundary right, and the lower one goes on underneath. So no
     background shows through between them, and most boundaries are written once. Again and again the opaque segment
-    whose other boundaries are shortest goes on top of the neighbour with which it shares most:
+    whose other boundaries are shortest goes on top of the opaque neighbour with which it shares most:
 
         region(s) = s and all that lies on top of it;  the path of s is the boundary of region(s)
 
-    Nothing is painted below a segment that is not opaque.
+    Segments that are not opaque lie beside the others: nothing is painted below or on top of them.
 
     Args:
         points: float64 `[P,2]` on the CPU, `y` before `x`: those of the arcs, as lines (`arcs.points.double()`, or of

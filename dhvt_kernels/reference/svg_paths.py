@@ -137,7 +137,7 @@ class _Layers:
         return [d for d in self.darts[s] if self.region(d ^ 1) != s]
 
     def _best(self, s: int) -> tuple[int, int]:
-        """The neighbour with most in common, and how much; -1 where there is none."""
+        """The opaque neighbour with most in common, and how much; -1 where there is none."""
         sums: dict[int, int] = {}
         for other, price in self.shared[s]:
             while self.parent[other] != other:
@@ -145,7 +145,8 @@ class _Layers:
             if other != s:
                 sums[other] = sums.get(other, 0) + price
         self.shared[s] = sorted(sums.items())
-        return max(self.shared[s], key=lambda entry: entry[1], default=(-1, 0))
+        candidates = (entry for entry in self.shared[s] if self.opaque[entry[0]])
+        return max(candidates, key=lambda entry: entry[1], default=(-1, 0))
 
     def _push(self, s: int) -> None:
         # What lies below something transparent would be seen.
