@@ -62,15 +62,19 @@ class Chain {
   std::vector<Vec> fit() {
     std::vector<Vec> out{anchor_[0]};
     const auto last = static_cast<int64_t>(points_.size()) - 1;
+    // Neither two lines nor one curve without a corner would enclose anything.
+    const auto corners = closed_ ? std::count(corner_.begin() + 1, corner_.end(), 1) : 3;
+    const int64_t longest_line = corners < 3 ? std::max<int64_t>(last / 3, 1) : last;
+    const int64_t longest_curve = corners < 1 ? std::max<int64_t>(last / 2, 1) : last;
     for (int64_t begin = 0; begin < last;) {
       int64_t stop = begin + 1;
       while (stop < last && !corner_[stop]) ++stop;
-      // Two lines would enclose nothing.
-      const int64_t most = closed_ ? std::min(stop, begin + std::max<int64_t>(last / 3, 1)) : stop;
       Cubic line, curve;
-      int64_t end = longest(begin, most, [&](int64_t to) { return fits_line(begin, to, line); });
+      int64_t end = longest(begin, std::min(stop, begin + longest_line),
+                            [&](int64_t to) { return fits_line(begin, to, line); });
       fits_line(begin, end, line);
-      const int64_t bent = longest(begin, stop, [&](int64_t to) { return fits_curve(begin, to, curve); });
+      const int64_t bent = longest(begin, std::min(stop, begin + longest_curve),
+                                   [&](int64_t to) { return fits_curve(begin, to, curve); });
       if (bent - begin >= kCurvePrice * (end - begin) && fits_curve(begin, bent, curve)) {
         line = curve;
         end = bent;

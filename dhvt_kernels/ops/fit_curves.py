@@ -35,7 +35,8 @@ def fit_curves(chains: Chains, *, tolerance: float) -> Chains:
 
     Returns:
         `Chains` of control points, 3 n + 1 for n pieces; the handles of a line lie at its ends. A closed chain starts
-        at a corner, where it has one. Ends of open chains stay.
+        at a corner, where it has one, and is never two lines or one smooth curve, which enclose nothing. Ends of open
+        chains stay.
 
     Raises:
         TypeError: not `Chains`, or other dtypes.

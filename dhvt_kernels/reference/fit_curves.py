@@ -162,17 +162,19 @@ class _Chain:
 
     def fit(self) -> list[complex]:
         """Control points: the first, then three for every piece; those of a line lie at its ends."""
+        # Neither two lines nor one curve without a corner would enclose anything.
+        corners = sum(self.corner[1:]) if self.closed else 3
+        longest_line = max(self.last // 3, 1) if corners < 3 else self.last
+        longest_curve = max(self.last // 2, 1) if corners < 1 else self.last
         out = [self.anchor[0]]
         begin = 0
         while begin < self.last:
             stop = begin + 1
             while stop < self.last and not self.corner[stop]:
                 stop += 1
-            # Two lines would enclose nothing.
-            most = min(stop, begin + max(self.last // 3, 1)) if self.closed else stop
-            end = _longest(begin, most, partial(self.line, begin))
+            end = _longest(begin, min(stop, begin + longest_line), partial(self.line, begin))
             piece = self.line(begin, end)
-            bent = _longest(begin, stop, partial(self.curve, begin))
+            bent = _longest(begin, min(stop, begin + longest_curve), partial(self.curve, begin))
             if bent - begin >= CURVE_PRICE * (end - begin) and (curve := self.curve(begin, bent)):
                 piece, end = curve, bent
             assert piece is not None
