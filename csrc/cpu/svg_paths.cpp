@@ -1,6 +1,6 @@
 // Path data of segments that are painted one over the other. A segment that is painted later has its boundary right;
-// the one below goes on underneath. So no background shows through where two segments meet, and most boundaries are
-// written once. Which goes below which is chosen so that little is written twice: again and again the segment whose
+// the one below goes on underneath. So no background shows through where two segments meet, and what they share is
+// written once. Which goes below which is chosen so that little is written again: again and again the segment whose
 // other boundaries are shortest goes on top of the neighbour with which it shares most.
 #include <algorithm>
 #include <charconv>

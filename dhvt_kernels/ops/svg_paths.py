@@ -45,8 +45,9 @@ def svg_paths(points: Tensor, offsets: Tensor, arcs: Arcs, *, opaque: Tensor, cu
     """Path data of every segment, for painting in this order with the even-odd rule.
 
     Where two segments meet, the upper one has the boundary right, and the lower one goes on underneath. So no
-    background shows through between them, and most boundaries are written once. Again and again the opaque segment
-    whose other boundaries are shortest goes on top of the opaque neighbour with which it shares most:
+    background shows through between them, and what they share is written once. Again and again the opaque segment whose
+    other boundaries, which are written again below it, are shortest goes on top of the opaque neighbour with which it
+    shares most:
 
         region(s) = s and all that lies on top of it;  the path of s is the boundary of region(s)
 
