@@ -225,6 +225,15 @@ def test_many_neighbours():
         assert torch.equal(ours, plain)
 
 
+def test_very_many_neighbours_take_no_longer_each():
+    """Quadratic, this would run for most of a minute."""
+    labels = torch.zeros(401, 401, dtype=torch.int32)
+    labels[1::2, 1::2] = 1 + torch.arange(40_000, dtype=torch.int32).reshape(200, 200)
+    _, paths = lines(labels, torch.ones(40_001, dtype=torch.bool))
+    assert paths.segments[0] == 0
+    assert paths_of(paths)[0][1] == "M0 0h401v401h-401z"
+
+
 def given_of(labels):
     arcs = dk.trace(labels)
     return {

@@ -70,8 +70,8 @@ class Chain {
       int64_t stop = begin + 1;
       while (stop < last && !corner_[stop]) ++stop;
       Cubic line, curve;
-      int64_t end = longest(begin, std::min(stop, begin + longest_line),
-                            [&](int64_t to) { return fits_line(begin, to, line); });
+      int64_t end =
+          longest(begin, std::min(stop, begin + longest_line), [&](int64_t to) { return fits_line(begin, to, line); });
       fits_line(begin, end, line);
       const int64_t bent = longest(begin, std::min(stop, begin + longest_curve),
                                    [&](int64_t to) { return fits_curve(begin, to, curve); });

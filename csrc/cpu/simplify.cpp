@@ -43,9 +43,7 @@ class Occupied {
     for (const Point* p = points; p < points + count; ++p) bits_[index(*p)] = true;
   }
   void clear(Point p) { bits_[index(p)] = false; }
-  bool at_corner(Point p) const {
-    return (p.y == low_.y || p.y == high_.y) && (p.x == low_.x || p.x == high_.x);
-  }
+  bool at_corner(Point p) const { return (p.y == low_.y || p.y == high_.y) && (p.x == low_.x || p.x == high_.x); }
 
   // Whether a point other than its corners lies in the triangle or on its border.
   bool in_triangle(Point a, Point b, Point c) const {

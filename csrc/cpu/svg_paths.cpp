@@ -13,8 +13,9 @@
 namespace dhvt {
 namespace {
 
-constexpr double kMost = 1 << 30;     // of what is written: products of two differences fit int64
-constexpr size_t kSmall = 64;         // neighbours up to which a segment's priority is kept exact
+constexpr double kMost = 1 << 30;  // of what is written: products of two differences fit int64
+constexpr size_t kSmall =
+    64;  // neighbours up to which a segment's priority is kept exact; with more, it may be an old one
 
 // Arc a gives two darts, 2 a along it and 2 a + 1 back.
 class Map {
@@ -107,8 +108,7 @@ class Layers {
       shared_[below].insert(shared_[below].end(), touched.begin(), touched.end());
       std::vector<int32_t>().swap(darts_[s]);
       for (const auto& [other, price] : touched)
-        if (other != below && shared_[other].size() <= kSmall) push(other);
-      push(below);
+        if (shared_[other].size() <= kSmall) push(other);
     }
     for (size_t s = 0; s < parent_.size(); ++s)
       if (parent_[s] == static_cast<int32_t>(s) && !darts_[s].empty() && !painted[s]) put(static_cast<int32_t>(s));
@@ -264,7 +264,8 @@ class Writer {
       : offsets_(offsets), stride_(curves ? 3 : 1) {
     places_.resize(offsets[arcs]);
     for (int64_t i = 0; i < 2 * offsets[arcs]; ++i)
-      STD_TORCH_CHECK(std::abs(scale * points[i]) < kMost, "points [P,2]: expected numbers below 2^30, times the scale");
+      STD_TORCH_CHECK(std::abs(scale * points[i]) < kMost,
+                      "points [P,2]: expected numbers below 2^30, times the scale");
     for (int64_t i = 0; i < offsets[arcs]; ++i)
       places_[i] = {std::llround(scale * points[2 * i + 1]), std::llround(scale * points[2 * i])};
   }

@@ -91,7 +91,7 @@ def svg_paths(points: Tensor, offsets: Tensor, arcs: Arcs, *, opaque: Tensor, cu
         raise ValueError(f"points: expected a tensor on the CPU; found {points.device}")
     if not isinstance(curves, bool):
         raise TypeError(f"curves: expected a bool; found {type(curves).__name__}")
-    check_float("scale", scale, above=0)
+    scale = check_float("scale", scale, above=0)
     check_offsets("offsets", offsets, len(arcs.left), sizes["P"])
     lengths = offsets.diff()
     if bool((lengths < 1).any()) or (curves and bool((lengths % 3 != 1).any())):

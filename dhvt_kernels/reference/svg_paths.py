@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-SMALL = 64  # neighbours up to which a segment's priority is kept exact
+SMALL = 64  # neighbours up to which a segment's priority is kept exact; with more, it may be an old one
 
 Place = tuple[int, int]  # x, y
 
@@ -120,9 +120,8 @@ class _Layers:
             self.darts[below] += darts
             self.shared[below] += touched
             for other, _ in touched:
-                if other != below and len(self.shared[other]) <= SMALL:
+                if len(self.shared[other]) <= SMALL:
                     self._push(other)
-            self._push(below)
         for s, darts in enumerate(self.darts):
             if self.parent[s] == s and darts and s not in painted:
                 yield s, self._boundary(s)
