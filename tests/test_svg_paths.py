@@ -95,6 +95,7 @@ def check(labels, opaque):
     for segment, text in paths_of(paths):
         check_compact(text)
         mask = filled(text, height, width)
+        assert opaque[segment] or (mask == (labels.numpy() == segment)).all(), "nothing on top of it"
         painted[mask] = segment
         cover += mask
         edges.update(edge for subpath in draw(text) for edge in unit_edges(subpath))
@@ -105,7 +106,7 @@ def check(labels, opaque):
     assert (cover[known == -1] == 0).all(), "nothing is painted where no segment is"
     for segment in np.unique(known[known >= 0]):
         if not opaque[segment]:
-            assert (cover[known == segment] == 1).all(), "nothing below or above"
+            assert (cover[known == segment] == 1).all(), "nothing below"
     around = np.pad(known, 1, constant_values=-1)
     below, right = around[1:, 1:-1] != around[:-1, 1:-1], around[1:-1, 1:] != around[1:-1, :-1]
     boundary = {frozenset([(x, y), (x + 1, y)]) for y, x in np.argwhere(below).tolist()}
