@@ -111,11 +111,32 @@ LINES = st.lists(st.tuples(st.integers(-9, 9), st.integers(1, 5)), min_size=2, m
 )
 
 
+def halved(line, kept, tolerance):
+    """Whether `kept` is what Douglas and Peucker keep of the line, up to rounding: of equally far points, any."""
+    far = shapely.distance(shapely.LineString([line[0], line[-1]]), shapely.points(line))
+    if len(kept) == 2:
+        return kept == [line[0], line[-1]] and far.max() <= tolerance + 1e-9
+    farthest = (i for i in np.nonzero(far >= max(tolerance, far.max()) - 1e-9)[0] if line[i] in kept)
+    cuts = ((i, kept.index(line[i])) for i in farthest)
+    return any(
+        halved(line[: i + 1], kept[: k + 1], tolerance) and halved(line[i:], kept[k:], tolerance) for i, k in cuts
+    )
+
+
 @given(LINES, st.sampled_from([0, 0.5, 1, 2, 4]))
 @settings(max_examples=300, deadline=None)
-def test_douglas_peucker_as_shapely(line, tolerance):
-    theirs = shapely.LineString(line).simplify(tolerance, preserve_topology=False)
-    assert one_line(line, tolerance, "douglas-peucker") == [[int(y), int(x)] for y, x in theirs.coords]
+def test_douglas_peucker_as_written(line, tolerance):
+    assert halved(line, one_line(line, tolerance, "douglas-peucker"), tolerance)
+
+
+def test_douglas_peucker_as_shapely():
+    """On lines without two points that are equally far."""
+    generator = np.random.default_rng(0)
+    for tolerance in (1, 10, 50):
+        x = np.cumsum(generator.integers(1, 99, 200))
+        line = np.stack([np.cumsum(generator.integers(-99, 100, 200)), x], 1).tolist()
+        theirs = shapely.LineString(line).simplify(tolerance, preserve_topology=False)
+        assert one_line(line, tolerance, "douglas-peucker") == [[int(y), int(x)] for y, x in theirs.coords]
 
 
 @given(LINES, st.sampled_from([0, 0.5, 1, 2, 4]))
