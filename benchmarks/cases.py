@@ -399,6 +399,56 @@ def trace(s: Scene) -> Work:
     return Work(lambda: dk.trace(labels), (), costs.trace(s))
 
 
+def _picture(s: Scene) -> Tensor:
+    """The first image, uint8 [3,H,W]."""
+    return (s.images[0] * 255).byte().cpu()
+
+
+@operator("1x3x512x512", "1x3x2048x2048", gpu=())
+def color_sums(s: Scene) -> Work:
+    image, labels = _picture(s), s.segments[0]
+    return Work(lambda: dk.color_sums(image, labels, num_segments=TOKENS), (), costs.color_sums(s))
+
+
+def _chains(s: Scene) -> tuple[dk.Arcs, dk.Chains, Callable[[], dk.Chains]]:
+    """The arcs of the segments, their points between pixels, and what finds those."""
+    image, labels = _picture(s), s.segments[0]
+    arcs = dk.trace(labels)
+    planes = torch.zeros(TOKENS, 3, 3, dtype=torch.float64)
+    planes[..., 0] = dk.segment_pool(image[None].float(), labels[None], num_segments=TOKENS)[0].double()
+    find = partial(dk.edge_points, arcs, image, labels, planes=planes, noise=torch.full((TOKENS,), 100.0).double())
+    return arcs, find(), find
+
+
+@operator("1x3x512x512", "1x3x2048x2048", gpu=(), reference=1 << 20)
+def simplify(s: Scene) -> Work:
+    arcs = dk.trace(s.segments[0])
+    return Work(lambda: dk.simplify(arcs, tolerance=1.5), (), costs.chains(2 * len(arcs.points)))
+
+
+@operator("1x3x512x512", "1x3x2048x2048", gpu=(), reference=1 << 20)
+def edge_points(s: Scene) -> Work:
+    """On each edge five labels, and four pixels of three bytes; out come two doubles."""
+    _, chains, find = _chains(s)
+    return Work(find, (), costs.chains(12 * len(chains.points)))
+
+
+@operator("1x3x512x512", "1x3x2048x2048", gpu=(), reference=1 << 20)
+def fit_curves(s: Scene) -> Work:
+    chains = _chains(s)[1]
+    return Work(lambda: dk.fit_curves(chains, tolerance=0.5), (), costs.chains(4 * len(chains.points)))
+
+
+@operator("1x3x512x512", "1x3x2048x2048", gpu=(), reference=1 << 20)
+def svg_paths(s: Scene) -> Work:
+    """Curves of one tenth of a pixel."""
+    arcs, chains, _ = _chains(s)
+    fitted = dk.fit_curves(chains, tolerance=0.5)
+    opaque = torch.ones(TOKENS, dtype=torch.bool)
+    call = partial(dk.svg_paths, fitted.points, fitted.offsets, arcs, opaque=opaque, curves=True, scale=10)
+    return Work(call, (), costs.chains(4 * len(fitted.points)))
+
+
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 

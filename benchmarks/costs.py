@@ -67,6 +67,15 @@ def trace(s: Scene) -> tuple[Cost, Cost]:
     return Cost(WORD * s.pixels / s.batch), Cost(0)
 
 
+def color_sums(s: Scene) -> tuple[Cost, Cost]:
+    return Cost((WORD + 3) * s.pixels / s.batch), Cost(0)
+
+
+def chains(words: float) -> tuple[Cost, Cost]:
+    """Of operators on arcs, whose outputs are no longer than what they read: so many words."""
+    return Cost(WORD * words), Cost(0)
+
+
 def connected_components(s: Scene, channels: int) -> tuple[Cost, Cost]:
     return pixelwise(s, 2 + channels), Cost(0)
 

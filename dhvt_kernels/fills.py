@@ -58,7 +58,8 @@ def fit_fills(sums: NDArray[np.generic]) -> Fills:
     values = sums.astype(np.float64)
     count = values[:, 0]
     n = np.maximum(count, 1)
-    place, colors = values[:, :6] / n[:, None], values[:, 6:].reshape(len(values), -1, 4) / n[:, None, None]
+    channels = (values.shape[1] - 6) // 4
+    place, colors = values[:, :6] / n[:, None], values[:, 6:].reshape(len(n), channels, 4) / n[:, None, None]
     centroid, mean = place[:, 1:3], colors[..., 0]
     yy = place[:, 3] - centroid[:, 0] ** 2
     yx = place[:, 4] - centroid[:, 0] * centroid[:, 1]

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 import fuzz_segments
 import fuzz_soft
 import fuzz_trees
+import fuzz_vector
 import torch
 from fuzz_values import FINITE
 from grid import DTYPES
 
 import dhvt_kernels
-from dhvt_kernels.ops import MergeTree, Moments, SoftClusters
+from dhvt_kernels.ops import Arcs, Chains, MergeTree, Moments, SoftClusters
 
 
 class Call(NamedTuple):
@@ -44,6 +45,36 @@ def trace(draw):
 def color_sums(draw):
     image, labels, segments = fuzz_segments.color_sums(draw).arguments
     return Call({"image": image, "labels": labels, "num_segments": segments}, True)
+
+
+def _arcs(points, offsets, closed):
+    """Arcs of which nothing but the points counts."""
+    beside, none = torch.zeros(len(closed), dtype=torch.int32), torch.zeros(0, dtype=torch.int32)
+    return Arcs(points, offsets, beside, beside, closed, none, torch.zeros(1, dtype=torch.int64), none, none.bool())
+
+
+def simplify(draw):
+    *columns, tolerance, method = fuzz_vector.simplify(draw).arguments
+    return Call({"arcs": _arcs(*columns), "tolerance": tolerance, "method": method}, True)
+
+
+def edge_points(draw):
+    *columns, image, labels, planes, noise = fuzz_vector.edge_points(draw).arguments
+    return Call({"arcs": _arcs(*columns), "image": image, "labels": labels, "planes": planes, "noise": noise}, True)
+
+
+def fit_curves(draw):
+    *columns, tolerance = fuzz_vector.fit_curves(draw).arguments
+    return Call({"chains": Chains(*columns), "tolerance": tolerance}, True)
+
+
+def svg_paths(draw):
+    points, offsets, left, right, rings, ring_offsets, opaque, curves, scale = fuzz_vector.svg_paths(draw).arguments
+    corners = torch.zeros(4 * len(left), 2, dtype=torch.int32)
+    arcs = _arcs(corners, torch.arange(len(left) + 1) * 4, torch.zeros(len(left), dtype=torch.bool))
+    arcs = arcs._replace(left=left, right=right, ring_arcs=rings, ring_offsets=ring_offsets)
+    arguments = {"points": points, "offsets": offsets, "arcs": arcs}
+    return Call({**arguments, "opaque": opaque, "curves": curves, "scale": scale}, True)
 
 
 def _soft_numbers(coefficients, cell, compactness, temperature):
@@ -249,6 +280,10 @@ CALLS = {
         relabel,
         trace,
         color_sums,
+        simplify,
+        edge_points,
+        fit_curves,
+        svg_paths,
         soft_assign,
         soft_cluster,
         soft_pool,

@@ -13,6 +13,7 @@ import samples_moments
 import samples_soft
 import samples_tokens
 import samples_tree
+import samples_vector
 import torch
 
 SAMPLES: dict[str, Callable[[torch.dtype], list[tuple[Any, ...]]]] = {
@@ -22,4 +23,5 @@ SAMPLES: dict[str, Callable[[torch.dtype], list[tuple[Any, ...]]]] = {
     **samples_soft.SAMPLES,
     **samples_tree.SAMPLES,
     **samples_tokens.SAMPLES,
+    **samples_vector.SAMPLES,
 }

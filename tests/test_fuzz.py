@@ -15,6 +15,7 @@ import fuzz_public
 import fuzz_segments
 import fuzz_soft
 import fuzz_trees
+import fuzz_vector
 import pytest
 import torch
 from fuzz_values import Draw, magnitude
@@ -27,7 +28,7 @@ from dhvt_kernels import _native
 from dhvt_kernels._schema import SCHEMAS, ops
 
 QUICK, THOROUGH = 20, int(os.environ.get("DHVT_FUZZ_CASES", 10_000))
-CASES = {**fuzz_soft.CASES, **fuzz_segments.CASES, **fuzz_trees.CASES}
+CASES = {**fuzz_soft.CASES, **fuzz_segments.CASES, **fuzz_trees.CASES, **fuzz_vector.CASES}
 OPERATORS = sorted(SCHEMAS)
 KERNELS = ["native", *backends.CUDA_OPERATORS]
 
@@ -166,6 +167,33 @@ def check_misfit(name, draw):
 def test_misfit(name, kernels, examples):
     with in_force(kernels):
         fuzz(lambda draw: check_misfit(name, draw), examples)
+
+
+def check_hostile(name, draw):
+    arguments = [fuzz_vector.hostile(draw, a) if type(a) is torch.Tensor else a for a in CASES[name](draw).arguments]
+    with contextlib.suppress(RuntimeError):
+        call(name, arguments)
+
+
+@profiles
+@pytest.mark.parametrize("name", fuzz_vector.CASES)
+def test_hostile_values(name, examples):
+    """Operators that follow indices from tensor to tensor, with indices that lead anywhere: an error, or an end."""
+    fuzz(lambda draw: check_hostile(name, draw), examples)
+
+
+def check_hostile_column(name, draw):
+    arguments = list(CASES[name](draw).arguments)
+    i = draw.pick(*(i for i, a in enumerate(arguments) if type(a) is torch.Tensor))
+    arguments[i] = fuzz_vector.hostile(draw, arguments[i])
+    with contextlib.suppress(RuntimeError):
+        call(name, arguments)
+
+
+@profiles
+@pytest.mark.parametrize("name", fuzz_vector.CASES)
+def test_one_hostile_argument(name, examples):
+    fuzz(lambda draw: check_hostile_column(name, draw), examples)
 
 
 JUNK = (None, "text", -1, 2**31, 2**70, True, 1.5, float("nan"), float("inf"), (), (1, 2), torch.zeros(()))

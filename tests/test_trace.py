@@ -7,10 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from arc_tools import MAPS, arcs_of, rings_of
 from grid import label_maps
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 import dhvt_kernels as dk
 from dhvt_kernels import _native, reference
@@ -22,10 +21,6 @@ BESIDE = {
     (0, -1): ((0, -1), (-1, -1)),
     (-1, 0): ((-1, -1), (-1, 0)),
 }
-MAPS = st.one_of(
-    arrays(np.int32, st.tuples(st.integers(0, 9), st.integers(0, 9)), elements=st.integers(-2, top))
-    for top in (0, 1, 3)
-)
 
 
 def edges(points):
@@ -35,23 +30,6 @@ def edges(points):
         dy, dx = np.sign(y1 - y0), np.sign(x1 - x0)
         for i in range(abs(y1 - y0) + abs(x1 - x0)):
             yield (y0 + i * dy, x0 + i * dx), (dy, dx)
-
-
-def arcs_of(arcs):
-    return [arcs.points[a:b].tolist() for a, b in pairwise(arcs.offsets)]
-
-
-def rings_of(arcs):
-    """The polygon of every ring, from its signed arcs."""
-    lines = arcs_of(arcs)
-    for begin, end in pairwise(arcs.ring_offsets):
-        polygon = []
-        for signed in arcs.ring_arcs[begin:end].tolist():
-            line = lines[signed] if signed >= 0 else lines[~signed][::-1]
-            assert not polygon or polygon[-1] == line[0], "each arc starts where the one before ends"
-            polygon += line[len(polygon) > 0 :]
-        assert polygon[0] == polygon[-1], "a ring is closed"
-        yield polygon
 
 
 def winding(polygon, shape):

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common.h"
+#include "cpu/arcs.h"
 
 namespace dhvt {
 namespace {
@@ -75,12 +75,11 @@ std::tuple<Tensor, Tensor> edge_points(const Tensor& any_points, const Tensor& a
   const auto* offset = data<int64_t>(offsets);
   const auto* loop = data<bool>(closed);
 
+  check_chains(offsets, points.size(0), [](int64_t) { return 2; });
   Tensor out_offsets = empty({arcs + 1}, ScalarType::Long, points);
   auto* begin = mutable_data<int64_t>(out_offsets);
   begin[0] = 0;
   for (int64_t a = 0; a < arcs; ++a) {
-    STD_TORCH_CHECK(0 <= offset[a] && offset[a] < offset[a + 1] && offset[a + 1] <= points.size(0),
-                    "offsets [A+1]: expected to rise within points [P,2]");
     int64_t edges = 0;
     for (int64_t i = offset[a]; i < offset[a + 1]; ++i) {
       const int64_t y = point[2 * i], x = point[2 * i + 1];

@@ -4,7 +4,7 @@
 #include <array>
 #include <cmath>
 
-#include "common.h"
+#include "cpu/arcs.h"
 
 namespace dhvt {
 namespace {
@@ -62,15 +62,19 @@ class Chain {
   std::vector<Vec> fit() {
     std::vector<Vec> out{anchor_[0]};
     const auto last = static_cast<int64_t>(points_.size()) - 1;
+    // Neither two lines nor one curve without a corner would enclose anything.
+    const auto corners = closed_ ? std::count(corner_.begin() + 1, corner_.end(), 1) : 3;
+    const int64_t longest_line = corners < 3 ? std::max<int64_t>(last / 3, 1) : last;
+    const int64_t longest_curve = corners < 1 ? std::max<int64_t>(last / 2, 1) : last;
     for (int64_t begin = 0; begin < last;) {
       int64_t stop = begin + 1;
       while (stop < last && !corner_[stop]) ++stop;
-      // Two lines would enclose nothing.
-      const int64_t most = closed_ ? std::min(stop, begin + std::max<int64_t>(last / 3, 1)) : stop;
       Cubic line, curve;
-      int64_t end = longest(begin, most, [&](int64_t to) { return fits_line(begin, to, line); });
+      int64_t end =
+          longest(begin, std::min(stop, begin + longest_line), [&](int64_t to) { return fits_line(begin, to, line); });
       fits_line(begin, end, line);
-      const int64_t bent = longest(begin, stop, [&](int64_t to) { return fits_curve(begin, to, curve); });
+      const int64_t bent = longest(begin, std::min(stop, begin + longest_curve),
+                                   [&](int64_t to) { return fits_curve(begin, to, curve); });
       if (bent - begin >= kCurvePrice * (end - begin) && fits_curve(begin, bent, curve)) {
         line = curve;
         end = bent;
@@ -313,13 +317,12 @@ std::tuple<Tensor, Tensor> fit_curves(const Tensor& any_points, const Tensor& an
   const int64_t arcs = any_offsets.size(0) - 1;
   STD_TORCH_CHECK(arcs >= 0, "offsets [A+1]: expected at least one");
   check(any_closed, "closed [A]", ScalarType::Bool, {arcs});
+  STD_TORCH_CHECK(tolerance >= 0, "tolerance: expected at least 0; found ", tolerance);
   const Tensor points = dense(any_points), offsets = dense(any_offsets), closed = dense(any_closed);
   const auto* point = data<double>(points);
   const auto* offset = data<int64_t>(offsets);
   const auto* loop = data<bool>(closed);
-  for (int64_t a = 0; a < arcs; ++a)
-    STD_TORCH_CHECK(0 <= offset[a] && offset[a] + 2 <= offset[a + 1] && offset[a + 1] <= points.size(0),
-                    "offsets [A+1]: expected at least two points of points [P,2] for every chain");
+  check_chains(offsets, points.size(0), [](int64_t) { return 2; });
   std::vector<std::vector<Vec>> fitted(arcs);
   parallel(
       arcs,

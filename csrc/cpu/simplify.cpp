@@ -1,12 +1,13 @@
 // Arcs with fewer points. One point after the other is taken out, that of the smallest triangle with its neighbours
-// first, and only where no other point lies in that triangle: then no line comes to cross another. Integers throughout.
+// first, and only where no other point lies in that triangle: then no line comes to cross another. The corners of the
+// picture, which are those of the box around all points, stay. Integers throughout.
 // One bit per lattice point, and about 40 bytes per point.
 #include <algorithm>
 #include <cmath>
 #include <queue>
 #include <set>
 
-#include "common.h"
+#include "cpu/arcs.h"
 
 namespace dhvt {
 namespace {
@@ -42,6 +43,7 @@ class Occupied {
     for (const Point* p = points; p < points + count; ++p) bits_[index(*p)] = true;
   }
   void clear(Point p) { bits_[index(p)] = false; }
+  bool at_corner(Point p) const { return (p.y == low_.y || p.y == high_.y) && (p.x == low_.x || p.x == high_.x); }
 
   // Whether a point other than its corners lies in the triangle or on its border.
   bool in_triangle(Point a, Point b, Point c) const {
@@ -84,6 +86,7 @@ class Simplifier {
         length_(arcs),
         kept(offsets[arcs], 1),
         candidate(offsets[arcs], 1) {
+    for (int64_t i = 0; i < offsets[arcs]; ++i) candidate[i] = !occupied_.at_corner(points[i]);
     for (int64_t a = 0; a < arcs; ++a) {
       const int64_t first = offsets[a], last = offsets[a + 1] - 1;
       length_[a] = last - first;
@@ -218,9 +221,7 @@ std::tuple<Tensor, Tensor> simplify(const Tensor& any_points, const Tensor& any_
   const auto* offset = data<int64_t>(offsets);
   const auto* loop = data<bool>(closed);
   STD_TORCH_CHECK(offset[0] == 0 && offset[arcs] == points.size(0), "offsets [A+1]: expected to cover points [P,2]");
-  for (int64_t a = 0; a < arcs; ++a)
-    STD_TORCH_CHECK(offset[a] + (loop[a] ? 4 : 2) <= offset[a + 1],
-                    "offsets [A+1]: expected two points or more for every arc, four where it is closed");
+  check_chains(offsets, points.size(0), [&](int64_t a) { return loop[a] ? 4 : 2; });
 
   Simplifier lines(point, offset, loop, arcs);
   double limit = 9e18;  // any triangle of int32

@@ -1,6 +1,6 @@
 // Path data of segments that are painted one over the other. A segment that is painted later has its boundary right;
-// the one below goes on underneath. So no background shows through where two segments meet, and most boundaries are
-// written once. Which goes below which is chosen so that little is written twice: again and again the segment whose
+// the one below goes on underneath. So no background shows through where two segments meet, and what they share is
+// written once. Which goes below which is chosen so that little is written again: again and again the segment whose
 // other boundaries are shortest goes on top of the neighbour with which it shares most.
 #include <algorithm>
 #include <charconv>
@@ -8,13 +8,14 @@
 #include <cstring>
 #include <queue>
 
-#include "common.h"
+#include "cpu/arcs.h"
 
 namespace dhvt {
 namespace {
 
-constexpr double kMost = 2147483648;  // of what is written
-constexpr size_t kSmall = 64;         // neighbours up to which a segment's priority is kept exact
+constexpr double kMost = 1 << 30;  // of what is written: products of two differences fit int64
+constexpr size_t kSmall =
+    64;  // neighbours up to which a segment's priority is kept exact; with more, it may be an old one
 
 // Arc a gives two darts, 2 a along it and 2 a + 1 back.
 class Map {
@@ -107,8 +108,7 @@ class Layers {
       shared_[below].insert(shared_[below].end(), touched.begin(), touched.end());
       std::vector<int32_t>().swap(darts_[s]);
       for (const auto& [other, price] : touched)
-        if (other != below && shared_[other].size() <= kSmall) push(other);
-      push(below);
+        if (shared_[other].size() <= kSmall) push(other);
     }
     for (size_t s = 0; s < parent_.size(); ++s)
       if (parent_[s] == static_cast<int32_t>(s) && !darts_[s].empty() && !painted[s]) put(static_cast<int32_t>(s));
@@ -264,7 +264,8 @@ class Writer {
       : offsets_(offsets), stride_(curves ? 3 : 1) {
     places_.resize(offsets[arcs]);
     for (int64_t i = 0; i < 2 * offsets[arcs]; ++i)
-      STD_TORCH_CHECK(std::abs(scale * points[i]) < kMost, "points [P,2]: expected numbers below 2^31 times the scale");
+      STD_TORCH_CHECK(std::abs(scale * points[i]) < kMost,
+                      "points [P,2]: expected numbers below 2^30, times the scale");
     for (int64_t i = 0; i < offsets[arcs]; ++i)
       places_[i] = {std::llround(scale * points[2 * i + 1]), std::llround(scale * points[2 * i])};
   }
@@ -305,10 +306,10 @@ std::tuple<Tensor, Tensor, Tensor> svg_paths(const Tensor& any_points, const Ten
                right = dense(any_right), ring_arcs = dense(any_ring_arcs), ring_offsets = dense(any_ring_offsets),
                opaque = dense(any_opaque);
   const auto* offset = data<int64_t>(offsets);
-  STD_TORCH_CHECK(offset[0] >= 0 && offset[arcs] <= points.size(0), "offsets [A+1]: expected to lie within points");
-  for (int64_t a = 0; a < arcs; ++a)
-    STD_TORCH_CHECK(offset[a] < offset[a + 1] && (!curves || (offset[a + 1] - offset[a]) % 3 == 1),
-                    "offsets [A+1]: expected to rise within points [P,2], for curves by 3 n + 1");
+  STD_TORCH_CHECK(arcs < kMost && opaque.size(0) < kMost, "left [A], opaque [K]: expected less than 2^30");
+  check_chains(offsets, points.size(0), [](int64_t) { return 1; });
+  for (int64_t a = 0; a < arcs && curves; ++a)
+    STD_TORCH_CHECK((offset[a + 1] - offset[a]) % 3 == 1, "offsets [A+1]: expected to rise by 3 n + 1 for curves");
   STD_TORCH_CHECK(std::isfinite(scale) && scale > 0, "scale: expected a finite number > 0; found ", scale);
 
   const Map map(left, right, ring_arcs, ring_offsets, opaque.size(0));

@@ -2,6 +2,8 @@
 
 from .color_sums import color_sums
 from .connected_components import Components, connected_components
+from .edge_points import Chains, edge_points
+from .fit_curves import fit_curves
 from .gaussian_blur import gaussian_blur
 from .information_criterion import CRITERIA, criterion_terms, information_criterion
 from .mean_inject import mean_inject
@@ -17,10 +19,12 @@ from .scale_set import ScaleSet, scale_set
 from .segment_moments import Moments, segment_moments
 from .segment_pool import segment_gather, segment_pool
 from .similarity_pool import similarity_pool
+from .simplify import simplify
 from .soft_assign import SoftAssignment, soft_assign
 from .soft_cluster import SoftClusters, soft_cluster
 from .soft_pool import soft_pool
 from .srgb_to_lab import srgb_to_lab
+from .svg_paths import Paths, svg_paths
 from .token_patches import token_patches
 from .trace import Arcs, trace
 from .tree_cut import SELECTIONS, TreeCut, tree_cut
@@ -30,9 +34,11 @@ __all__ = [
     "DISTANCES",
     "SELECTIONS",
     "Arcs",
+    "Chains",
     "Components",
     "MergeTree",
     "Moments",
+    "Paths",
     "RegionGraph",
     "ScaleCut",
     "ScaleSet",
@@ -42,6 +48,8 @@ __all__ = [
     "color_sums",
     "connected_components",
     "criterion_terms",
+    "edge_points",
+    "fit_curves",
     "gaussian_blur",
     "information_criterion",
     "mean_inject",
@@ -59,10 +67,12 @@ __all__ = [
     "segment_moments",
     "segment_pool",
     "similarity_pool",
+    "simplify",
     "soft_assign",
     "soft_cluster",
     "soft_pool",
     "srgb_to_lab",
+    "svg_paths",
     "token_patches",
     "trace",
     "tree_cut",

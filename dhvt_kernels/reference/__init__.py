@@ -5,6 +5,8 @@ Each function has the name and the signature of an operator of `_schema.py`.
 
 from .color_sums import color_sums as color_sums
 from .connected_components import connected_components as connected_components
+from .edge_points import edge_points as edge_points
+from .fit_curves import fit_curves as fit_curves
 from .gaussian_blur import gaussian_blur as gaussian_blur
 from .gaussian_blur import gaussian_blur_backward as gaussian_blur_backward
 from .information_criterion import information_criterion as information_criterion
@@ -30,6 +32,7 @@ from .segment_pool import segment_max as segment_max
 from .segment_pool import segment_sum as segment_sum
 from .similarity_pool import similarity_pool as similarity_pool
 from .similarity_pool import similarity_pool_backward as similarity_pool_backward
+from .simplify import simplify as simplify
 from .soft_assign import soft_assign as soft_assign
 from .soft_assign import soft_assign_backward as soft_assign_backward
 from .soft_assign import soft_cluster as soft_cluster
@@ -38,12 +41,9 @@ from .soft_assign import soft_pool as soft_pool
 from .soft_assign import soft_pool_backward as soft_pool_backward
 from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
+from .svg_paths import svg_paths as svg_paths
 from .token_patches import token_patches as token_patches
 from .token_patches import token_patches_backward as token_patches_backward
 from .trace import trace as trace
 from .tree_cut import tree_cut as tree_cut
 from .tree_cut import tree_cut_backward as tree_cut_backward
-from .edge_points import edge_points as edge_points
-from .fit_curves import fit_curves as fit_curves
-from .svg_paths import svg_paths as svg_paths
-from .simplify import simplify as simplify

@@ -1,5 +1,228 @@
-"""Stub."""
+"""Path data of segments that are painted one over the other."""
+
+import heapq
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+SMALL = 64  # neighbours up to which a segment's priority is kept exact; with more, it may be an old one
+
+Place = tuple[int, int]  # x, y
 
 
-def svg_paths(*a):
-    raise NotImplementedError
+def _round(value: float) -> int:
+    """To the nearest integer, halves away from zero."""
+    whole = math.floor(abs(value))
+    return int(math.copysign(whole + (abs(value) - whole >= 0.5), value))
+
+
+class _Pen:
+    """Path data in whole numbers: relative commands, repeated letters and needless separators left out."""
+
+    def __init__(self) -> None:
+        self.text = self.letter = ""
+        self.here = self.start = (0, 0)
+        self.run: Place | None = None  # a line that may go on
+        self.separate = False
+
+    def begin(self, to: Place) -> None:
+        self._finish_line()
+        first = not self.text
+        self._command("M" if first else "m", self._by(to))
+        self.letter = "L" if first else "l"  # pairs after a move are lines
+        self.here = self.start = to
+
+    def line(self, to: Place) -> None:
+        x, y = self._by(to)
+        if x == y == 0:
+            return
+        run = self.run
+        if run and ((run[1] == y == 0 and run[0] * x > 0) or (run[0] == x == 0 and run[1] * y > 0)):
+            self.run = run[0] + x, run[1] + y  # straight on: one line
+        else:
+            self._finish_line()
+            self.run = x, y
+        self.here = to
+
+    def curve(self, a: Place, b: Place, to: Place) -> None:
+        if a == self.here and b == to:
+            return self.line(to)
+        self._finish_line()
+        self._command("c", self._by(a) + self._by(b) + self._by(to))
+        self.here = to
+
+    def close(self) -> None:
+        self.run = None  # a last line back to the start is drawn by closing
+        self._command("z", ())
+        self.here = self.start
+
+    def _by(self, to: Place) -> Place:
+        return to[0] - self.here[0], to[1] - self.here[1]
+
+    def _finish_line(self) -> None:
+        if self.run:
+            x, y = self.run
+            self._command("h" if y == 0 else "v" if x == 0 else "l", (x,) if y == 0 else (y,) if x == 0 else (x, y))
+            self.run = None
+
+    def _command(self, letter: str, numbers: tuple[int, ...]) -> None:
+        if letter != self.letter or letter == "z":
+            self.text += letter
+            self.letter, self.separate = letter, False
+        for number in numbers:
+            self.text += f"{' ' if self.separate and number >= 0 else ''}{number}"
+            self.separate = True
+
+
+class _Layers:
+    """Segments with what is painted over them so far. Dart 2 a runs along arc a, 2 a + 1 back."""
+
+    def __init__(self, side: list[int], price: list[int], opaque: list[bool]) -> None:
+        self.side, self.opaque = side, opaque
+        self.parent = list(range(len(opaque)))
+        self.darts: list[list[int]] = [[] for _ in opaque]
+        self.shared: list[list[tuple[int, int]]] = [[] for _ in opaque]  # neighbours, and what the boundary costs
+        self.total, self.version = [0 for _ in opaque], [0 for _ in opaque]
+        self.queue: list[tuple[int, int, int]] = []
+        for d, s in enumerate(side):
+            if s >= 0:
+                self.darts[s].append(d)
+                self.total[s] += price[d // 2]
+                if side[d ^ 1] >= 0:
+                    self.shared[s].append((side[d ^ 1], price[d // 2]))
+        for s, darts in enumerate(self.darts):
+            if darts:
+                self._push(s)
+
+    def each(self) -> Iterator[tuple[int, list[int]]]:
+        """Segments and the boundary darts of their regions, from the top to the bottom."""
+        painted = set()
+        while self.queue:
+            key, s, version = heapq.heappop(self.queue)
+            if version != self.version[s] or s in painted:
+                continue
+            below, common = self._best(s)
+            if below < 0:
+                continue
+            if self.total[s] - common > key:
+                self._push(s)
+                continue
+            painted.add(s)
+            darts = self._boundary(s)
+            yield s, darts
+            # It joins what lies below.
+            touched = [*self.shared[s]]
+            self.parent[s] = below
+            self.total[below] += self.total[s] - 2 * common
+            self.darts[below] += darts
+            self.shared[below] += touched
+            for other, _ in touched:
+                if len(self.shared[other]) <= SMALL:
+                    self._push(other)
+        for s, darts in enumerate(self.darts):
+            if self.parent[s] == s and darts and s not in painted:
+                yield s, self._boundary(s)
+
+    def region(self, dart: int) -> int:
+        s = self.side[dart]
+        while s >= 0 and self.parent[s] != s:
+            s = self.parent[s]
+        return s
+
+    def _boundary(self, s: int) -> list[int]:
+        return [d for d in self.darts[s] if self.region(d ^ 1) != s]
+
+    def _best(self, s: int) -> tuple[int, int]:
+        """The opaque neighbour with most in common, and how much; -1 where there is none."""
+        sums: dict[int, int] = {}
+        for other, price in self.shared[s]:
+            while self.parent[other] != other:
+                other = self.parent[other]
+            if other != s:
+                sums[other] = sums.get(other, 0) + price
+        self.shared[s] = sorted(sums.items())
+        candidates = (entry for entry in self.shared[s] if self.opaque[entry[0]])
+        return max(candidates, key=lambda entry: entry[1], default=(-1, 0))
+
+    def _push(self, s: int) -> None:
+        # What lies below something transparent would be seen.
+        if not self.opaque[s]:
+            return
+        below, common = self._best(s)
+        if below >= 0:
+            self.version[s] += 1
+            heapq.heappush(self.queue, (self.total[s] - common, s, self.version[s]))
+
+
+def svg_paths(
+    points: Tensor,
+    offsets: Tensor,
+    left: Tensor,
+    right: Tensor,
+    ring_arcs: Tensor,
+    ring_offsets: Tensor,
+    opaque: Tensor,
+    curves: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Segment by segment from the top of the stack; every region's boundary is followed dart by dart."""
+    places = [(_round(scale * x), _round(scale * y)) for y, x in points.tolist()]
+    lines = [places[first:end] for first, end in pairwise(offsets.tolist())]
+    segments = opaque.shape[0]
+    side = [s if 0 <= s < segments else -1 for pair in zip(right.tolist(), left.tolist(), strict=True) for s in pair]
+    signed = [2 * arc if arc >= 0 else 2 * ~arc + 1 for arc in ring_arcs.tolist()]
+    following: dict[int, int] = {}  # the dart after it around its segment
+    for begin, end in pairwise(ring_offsets.tolist()):
+        ring = signed[begin:end]
+        following.update(zip(ring, ring[1:] + ring[:1], strict=True))
+
+    def draw(pen: _Pen, dart: int) -> None:
+        line = lines[dart // 2][:: -1 if dart & 1 else 1]
+        if curves:
+            for i in range(1, len(line), 3):
+                pen.curve(*line[i : i + 3])
+        else:
+            for place in line[1:]:
+                pen.line(place)
+
+    def start(dart: int) -> Place:
+        return lines[dart // 2][-1 if dart & 1 else 0]
+
+    price = []
+    for arc in range(len(lines)):
+        pen = _Pen()
+        pen.begin(start(2 * arc))
+        before = len(pen.text)
+        draw(pen, 2 * arc)
+        pen.close()
+        price.append(len(pen.text) - before)
+
+    layers = _Layers(side, price, opaque.tolist())
+    paths = []
+    for segment, darts in layers.each():
+        pen = _Pen()
+        seen = set()
+        for first in darts:
+            if first in seen:
+                continue
+            pen.begin(start(first))
+            dart = first
+            while dart not in seen:
+                seen.add(dart)
+                draw(pen, dart)
+                dart = following[dart]
+                while layers.region(dart ^ 1) == segment:
+                    dart = following[dart ^ 1]
+            pen.close()
+        paths.append((segment, pen.text.encode()))
+    paths.reverse()
+    text = b"".join(path for _, path in paths)
+    ends = torch.tensor([0, *(len(path) for _, path in paths)], device=points.device).cumsum(0)
+    return (
+        torch.tensor(list(text), dtype=torch.uint8, device=points.device),
+        ends,
+        left.new_tensor([segment for segment, _ in paths]),
+    )
