@@ -244,3 +244,24 @@ def test_saliency_is_ink_on_a_logarithmic_scale():
 def test_saliency_without_a_scale(strength):
     out = saliency_picture(torch.tensor([[0.0, strength]]))
     assert out[0].tolist() == [[255, 255 if strength == 0 else 0]]
+
+
+@pytest.mark.parametrize("name", ["picture.png", "picture.jpg"])
+def test_large_pictures_are_scaled_down(tmp_path, name):
+    """A ramp stays a ramp; what the camera turned is turned back."""
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8), (120, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    Image.fromarray(ramp).convert("RGB").save(tmp_path / name, exif=exif)
+    full = load_image(tmp_path / name)
+    assert full.shape == (3, 200, 120)
+    assert torch.equal(load_image(tmp_path / name, max_pixels=24000), full)
+    small = load_image(tmp_path / name, max_pixels=1500)
+    assert small.shape == (3, 50, 30)
+    torch.testing.assert_close(small[0, :, 15].double(), torch.arange(50).double() * 4 + 1.5, atol=2, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "within"), [((1, 5000), (1, 100)), ((5000, 1), (100, 1)), ((300, 200), (12, 8))])
+def test_scaled_pictures_keep_a_pixel(tmp_path, size, within):
+    Image.new("RGB", size[::-1], "red").save(tmp_path / "picture.png")
+    assert load_image(tmp_path / "picture.png", max_pixels=100).shape == (3, *within)

@@ -523,7 +523,9 @@ def test_colours_reach_the_screen(shown, image, hierarchy):
     assert (seen[-8, 4].mean() > 200) != dark
 
 
-@pytest.mark.parametrize("size", [(1280, 800), (390, 844), (844, 390), (320, 568), (1920, 1080), (768, 1024)])
+@pytest.mark.parametrize(
+    "size", [(1280, 800), (390, 844), (844, 390), (667, 375), (320, 568), (1160, 700), (780, 600), (768, 1024)]
+)
 def test_everything_is_in_the_window(desktop, size):
     page = desktop.page
     page.set_viewport_size({"width": size[0], "height": size[1]})
@@ -682,6 +684,9 @@ def test_export_of_borders_and_of_the_original(desktop, image):
             near |= np.roll(labels, shift, axis) != labels
     assert changed.sum() > 100
     assert (changed & ~near).sum() < 0.02 * changed.sum(), "the ink lies along the borders"
+    desktop.budget(1)
+    np.testing.assert_array_equal(rendered(desktop.save()[1]), desktop.pixels())
+    desktop.budget(20)
     desktop.fill("Original")
     desktop.fill("Borders")
     _, svg = desktop.save()

@@ -398,7 +398,7 @@ function toSvg(stage, place) {
     arcs.between(node, (a, left, right) => {
       if (left >= 0 && right >= 0) borders += arcs.path([a], false);
     });
-    borders = `<path id="borders" fill="none" stroke="${LINE}" stroke-linejoin="round" d="${borders}"/>\n`;
+    borders &&= `<path id="borders" fill="none" stroke="${LINE}" stroke-linejoin="round" d="${borders}"/>\n`;
   }
   const defs = gradients && `<defs>\n${gradients}</defs>\n`;
   return (
@@ -584,7 +584,7 @@ function listenToKeys(stage, panel) {
   for (const [id, keys] of [["stage", { ...both, ...picture }], ["slider", { ...both, ...slider }]]) {
     $(id).addEventListener("keydown", (event) => {
       const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-      if (event.target !== $(id) || event.ctrlKey || event.metaKey || event.altKey || !act) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || !act) return;
       event.preventDefault();
       act();
       if (id === "stage") panel.say();
