@@ -100,6 +100,7 @@ def test_one_wheel_for_every_python(wheel):
     assert re.fullmatch(r"dhvt_kernels-[\d.]+-py3-none-(linux|macosx)_\w+\.whl", wheel.name)
     names = zipfile.ZipFile(wheel).namelist()
     assert {"dhvt_kernels/_C.so", "dhvt_kernels/py.typed", "dhvt_kernels/ops/__init__.py"} <= set(names)
+    assert {f"dhvt_kernels/viewer/page.{end}" for end in ("html", "css", "js")} <= set(names)
     assert not [name for name in names if name.endswith((".cpp", ".h")) or name.startswith(("tests", "csrc"))]
 
 

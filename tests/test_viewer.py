@@ -523,9 +523,12 @@ def test_colours_reach_the_screen(shown, image, hierarchy):
     assert (seen[-8, 4].mean() > 200) != dark
 
 
-@pytest.mark.parametrize(
-    "size", [(1280, 800), (390, 844), (844, 390), (667, 375), (320, 568), (1160, 700), (780, 600), (768, 1024)]
-)
+WINDOWS = [
+    (1920, 1080), (1280, 800), (1240, 700), (844, 390), (780, 600), (768, 1024), (667, 375), (390, 844), (320, 568),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", WINDOWS)
 def test_everything_is_in_the_window(desktop, size):
     page = desktop.page
     page.set_viewport_size({"width": size[0], "height": size[1]})
