@@ -9,7 +9,6 @@ picture's size and compared with it. Sizes and qualities are the same in every r
 import argparse
 import importlib.util
 import json
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from . import vectorize_report as report
 from . import vectorize_times as times
 from .superpixels import collect, find_photographs, in_workers, provenance, rounded
 from .vectorize_measures import measure, render
-from .vectorize_methods import METHODS, Draw, Method, Pixels
+from .vectorize_methods import METHODS, Draw, Method, Pixels, program_version
 
 PLOT = Path(__file__).parents[1] / "docs" / "images" / "vectorize.png"
 #: Longest side of a photograph, and side of an emoji.
@@ -174,9 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results, stopped = collect(in_workers(work, pictures), len(pictures), console, errors)
     if not results:
         return 1
-    packages = {"resvg-py", "scikit-image", "pillow"} | {method.package for method in methods if method.package}
-    record = {
-        **provenance(packages - ({"potracer"} if shutil.which("potrace") else set())),
+    record = provenance(("pillow", "resvg-py", "scikit-image"))
+    record["versions"] |= {method.package: program_version(method.package) for method in methods if method.package}
+    record |= {
         "methods": {
             method.name: {"title": method.title, "ours": method.ours, "runs": list(method.settings)}
             for method in methods

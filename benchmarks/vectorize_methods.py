@@ -1,6 +1,6 @@
 """The ways to vectorize that `benchmarks.vectorize` compares: from an image and a setting to an SVG file's text."""
 
-import importlib.util
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -37,10 +37,18 @@ class Method(NamedTuple):
         return self.package is None
 
     def missing(self) -> bool:
-        if self.package == "potracer" and shutil.which("potrace"):
-            return False
-        module = {"potracer": "potrace"}.get(self.package or "", self.package)
-        return module is not None and importlib.util.find_spec(module) is None
+        return self.package is not None and program_version(self.package) is None
+
+
+def program_version(package: str) -> str | None:
+    """Of a peer, None where it is missing. The program `potrace` goes before its port to Python, `potracer`."""
+    if package == "potracer" and shutil.which("potrace"):
+        said = subprocess.run(["potrace", "--version"], capture_output=True, text=True).stdout
+        return said.split(". ")[0].removeprefix("potrace ") + " (program)"
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 # --- ours -------------------------------------------------------------------------------------------------------------
