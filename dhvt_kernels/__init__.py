@@ -9,8 +9,10 @@ from .injection import MeanInjection
 from .ops import *  # noqa: F403
 from .partition import Partition, SoftLeaves
 from .retrofit import Adapter, GridTokenizer, Retrofit, retrofit
+from .svg_search import Vectorized, render_svg, search_svg, svg_psnr
 from .tokenizer import Tokenizer, pad_images
-from .vectorize import to_svg
+from .vectorize import to_svg, vector_hierarchy
+from .viewer import to_html
 
 __version__ = "0.1.0"
 
@@ -27,12 +29,18 @@ __all__ = [
     "SmoothedLab",
     "SoftLeaves",
     "Tokenizer",
+    "Vectorized",
     "backend",
     "heads",
     "losses",
     "pad_images",
+    "render_svg",
     "retrofit",
+    "search_svg",
+    "svg_psnr",
+    "to_html",
     "to_svg",
+    "vector_hierarchy",
 ]
 
 register_backends()

@@ -74,6 +74,16 @@ SCHEMAS = {
     # One label map [H,W], on the CPU only; the sizes of the outputs depend on it.
     "trace": "(Tensor labels) -> (Tensor points, Tensor offsets, Tensor left, Tensor right, Tensor closed, "
     "Tensor ring_arcs, Tensor ring_offsets, Tensor ring_labels, Tensor holes)",
+    "simplify": "(Tensor points, Tensor offsets, Tensor closed, float tolerance, str method) "
+    "-> (Tensor points, Tensor offsets)",
+    # From arcs to paths, on the CPU only. Chains of points along the arcs as the picture shows them; curves 3 n + 1.
+    "edge_points": "(Tensor points, Tensor offsets, Tensor closed, Tensor image, Tensor labels, Tensor planes, "
+    "Tensor noise) -> (Tensor points, Tensor offsets)",
+    "fit_curves": "(Tensor points, Tensor offsets, Tensor closed, float tolerance) -> (Tensor points, Tensor offsets)",
+    "svg_paths": "(Tensor points, Tensor offsets, Tensor left, Tensor right, Tensor ring_arcs, Tensor ring_offsets, "
+    "Tensor opaque, bool curves, float scale) -> (Tensor text, Tensor text_offsets, Tensor segments)",
+    # Of one picture uint8 [C,H,W], on the CPU only: n, y, x, yy, yx, xx, and of each channel c, yc, xc, cc.
+    "color_sums": "(Tensor image, Tensor labels, int num_segments) -> Tensor",
     # Tokens. sum, gather and dot are the three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c].
     "segment_sum": "(Tensor features, Tensor labels, Tensor? weights, int num_segments) -> (Tensor sums, Tensor mass)",
     "segment_gather": "(Tensor values, Tensor labels, Tensor? weights, bool channels_last) -> Tensor",

@@ -1,6 +1,5 @@
 """The command `dhvt`: tokenize pictures from the shell, and say what the installation can do."""
 
-import inspect
 import json
 import os
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import torch
 import typer
@@ -22,11 +21,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from . import __version__, info, position_histogram, token_patches
+from .cli_options import build_tokenizer, one_line, tokenizer_options
+from .files import write_text
 from .hierarchy import Hierarchy
 from .imaging import find_images, load_image, mean_colors, overlay, saliency_picture, save_image
 from .partition import Partition
 from .tokenizer import Tokenizer
 from .vectorize import to_svg
+from .viewer import MAX_PIXELS, to_html
 
 #: A batch has at most this many pixels; a larger picture is a batch of its own.
 BATCH_PIXELS = 1 << 24
@@ -99,72 +101,26 @@ def info_command(
     Console(soft_wrap=True).print(table)
 
 
-_TOKENIZER, _OUTPUT = "Tokenizer", "Output"
-_DEFAULTS: dict[str, Any] = {name: p.default for name, p in inspect.signature(Tokenizer).parameters.items()}
+def _option(text: str, **limits: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel="Output", **limits)
 
 
-def _option(text: str, panel: str = _TOKENIZER, **limits: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel=panel, **limits)
+_Device = Annotated[str, _option("Where to tokenize, e.g. cpu or cuda.")]
 
 
 @app.command()
+@tokenizer_options
 def tokenize(
-    context: typer.Context,
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE", help="Pictures, or folders that are searched for pictures.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.", rich_help_panel=_OUTPUT)],
-    patch_size: Annotated[int, _option("Side of the tokens' patches in pixels.", _OUTPUT, min=1)] = 16,
-    grid: Annotated[int, _option("Side of the tokens' position histograms.", _OUTPUT, min=1)] = 14,
-    batch_size: Annotated[int, _option("Pictures of equal size tokenized together.", _OUTPUT, min=1)] = 8,
-    saliency: Annotated[bool, _option("Also write how strong each border is, as NAME_saliency.png.", _OUTPUT)] = False,
-    device: Annotated[str, _option("Where to tokenize, e.g. cpu or cuda.", _OUTPUT)] = "cpu",
-    max_tokens: Annotated[int | None, _option("Budget of tokens for each picture; none by default.")] = _DEFAULTS[
-        "max_tokens"
-    ],
-    leaves: Annotated[Literal["soft", "pixels"], _option("What the hierarchy starts from.")] = _DEFAULTS["leaves"],
-    cell: Annotated[int, _option("Side of a soft leaf's cell in pixels.")] = _DEFAULTS["cell"],
-    iterations: Annotated[int, _option("Updates of the soft leaves.")] = _DEFAULTS["iterations"],
-    compactness: Annotated[float, _option("Weight of position against colour in the soft leaves.")] = _DEFAULTS[
-        "compactness"
-    ],
-    temperature: Annotated[float, _option("Softness of the assignment of pixels to leaves.")] = _DEFAULTS[
-        "temperature"
-    ],
-    smoothing: Annotated[float, _option("Sigma of the Gaussian smoothing of the features, in pixels.")] = _DEFAULTS[
-        "smoothing"
-    ],
-    distance: Annotated[
-        Literal["contrast", "ward_length", "ward", "feature"], _option("What is merged first.")
-    ] = _DEFAULTS["distance"],
-    merge_compactness: Annotated[float, _option("Weight of position in the distance.")] = _DEFAULTS[
-        "merge_compactness"
-    ],
-    merge_noise: Annotated[
-        float | None, _option("Noise in the distance contrast, in squared units of the features; by default --noise.")
-    ] = _DEFAULTS["merge_noise"],
-    depth: Annotated[int | None, _option("Levels of the hierarchy; all by default, 1 = only leaves.")] = _DEFAULTS[
-        "depth"
-    ],
-    criterion: Annotated[
-        Literal["bic", "aic", "aicc", "hqc", "cic", "mdl", "fixed"],
-        _option("Information criterion; fixed: as many tokens as --max-tokens allows."),
-    ] = _DEFAULTS["criterion"],
-    noise: Annotated[float, _option("Variance of noise and texture, in squared units of the features.")] = _DEFAULTS[
-        "noise"
-    ],
-    pixel_correlation: Annotated[float, _option("Pixels that count as one sample.")] = _DEFAULTS["pixel_correlation"],
-    strength: Annotated[float, _option("Factor on the criterion's penalty: more gives fewer tokens.")] = _DEFAULTS[
-        "strength"
-    ],
-    select: Annotated[Literal["optimal", "greedy"], _option("How the cut of the hierarchy is chosen.")] = _DEFAULTS[
-        "select"
-    ],
-    lookahead: Annotated[int, _option("Generations that the greedy selection looks down.")] = _DEFAULTS["lookahead"],
-    min_gain: Annotated[float, _option("Least gain of a greedy split.")] = _DEFAULTS["min_gain"],
-    selection_temperature: Annotated[float, _option("Softness of the expected number of tokens.")] = _DEFAULTS[
-        "selection_temperature"
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.", rich_help_panel="Output")],
+    patch_size: Annotated[int, _option("Side of the tokens' patches in pixels.", min=1)] = 16,
+    grid: Annotated[int, _option("Side of the tokens' position histograms.", min=1)] = 14,
+    batch_size: Annotated[int, _option("Pictures of equal size tokenized together.", min=1)] = 8,
+    saliency: Annotated[bool, _option("Also write how strong each border is, as NAME_saliency.png.")] = False,
+    device: _Device = "cpu",
+    **parameters: Any,
 ) -> None:
     """Tokenize pictures.
 
@@ -174,17 +130,7 @@ def tokenize(
 
     A file that cannot be read is reported and left out; the exit code is then 1.
     """
-    parameters = {name: value for name, value in context.params.items() if name in _DEFAULTS}
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch's message about an unknown name lists every device there is
-        reason = "" if "device string" in str(error) else f" ({_line(error)})"
-        raise typer.BadParameter(f"device: cannot use {device!r}{reason}") from error
-    try:
-        tokenizer = Tokenizer(**parameters).to(device).eval()
-        tokenizer(torch.zeros(1, 3, 1, 1, device=device))  # some parameters are checked only here
-    except (TypeError, ValueError) as error:
-        raise typer.BadParameter(_line(error)) from error
+    tokenizer = build_tokenizer(parameters, device)
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output}: not a folder")
 
@@ -201,9 +147,34 @@ def tokenize(
         for batch in _batches(jobs, batch_size, report):
             results += _process(batch, tokenizer, device, saliency, pool, write, report)
             bar.update(task, completed=len(results) + report.failures - before)
-    _summary(sorted(results, key=lambda result: result.job.order), criterion, output)
+    _summary(sorted(results, key=lambda result: result.job.order), parameters["criterion"], output)
     if report.failures:
         raise typer.Exit(1)
+
+
+@app.command()
+@tokenizer_options
+def view(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.", rich_help_panel="Output")],
+    device: _Device = "cpu",
+    **parameters: Any,
+) -> None:
+    """Write a page on which a slider moves through all budgets of a picture's tokens.
+
+    The file holds all it needs and works offline. It opens at the cut that these options choose, and saves any other
+    one as SVG, too. A picture of more than 2^21 pixels is scaled down to as many.
+    """
+    tokenizer = build_tokenizer(parameters, device)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    report = Report()
+    try:
+        picture = load_image(image, max_pixels=MAX_PIXELS)
+        page = to_html(picture, tokenizer.hierarchy(picture[None].to(device)), title=_text(image.stem))
+        write_text(output, page)
+    except (MemoryError, OSError, RuntimeError, ValueError) as error:
+        report.failed(image, error)
+        raise typer.Exit(1) from error
 
 
 class Report:
@@ -216,7 +187,7 @@ class Report:
     def failed(self, path: Path, error: Exception) -> None:
         """Count a picture that is left out, and say why."""
         self.failures += 1
-        text = getattr(error, "strerror", None) or _line(error)
+        text = getattr(error, "strerror", None) or one_line(error)
         culprit = getattr(error, "filename", None)
         if culprit is not None and Path(culprit) != path:
             text = f"{text}: {culprit}"  # a result that cannot be written
@@ -229,10 +200,6 @@ class Report:
 def _text(name: str | Path) -> str:
     """Names of files may hold any bytes; what is printed or stored may not."""
     return os.fsencode(name).decode(errors="replace")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _files(target: Path, saliency: bool) -> list[Path]:

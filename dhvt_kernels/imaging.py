@@ -43,7 +43,7 @@ def find_images(path: str | PathLike[str]) -> list[Path]:
     return found
 
 
-def load_image(path: str | PathLike[str]) -> Tensor:
+def load_image(path: str | PathLike[str], *, max_pixels: int | None = None) -> Tensor:
     """Read a picture of any kind as sRGB.
 
     The EXIF orientation is applied, transparency is composited on white, 16-bit grey is scaled; grey, palette, CMYK
@@ -51,6 +51,7 @@ def load_image(path: str | PathLike[str]) -> Tensor:
 
     Args:
         path: a file in any format that Pillow reads, of at most `MAX_PIXELS` (250 million) pixels.
+        max_pixels: a picture of more pixels is scaled down to at most as many.
 
     Returns:
         uint8 [3,H,W].
@@ -69,8 +70,13 @@ def load_image(path: str | PathLike[str]) -> Tensor:
     """
     try:
         with _open(path) as image:
+            if max_pixels is not None:
+                image.draft(None, _within(image.size, max_pixels))  # a JPEG file is decoded at a fraction of its size
             ImageOps.exif_transpose(image, in_place=True)
-            pixels = np.array(_to_rgb(image))
+            rgb = _to_rgb(image)
+            if max_pixels is not None:
+                rgb = rgb.resize(_within(rgb.size, max_pixels), Image.Resampling.LANCZOS)
+            pixels = np.array(rgb)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Image.UnidentifiedImageError as error:
@@ -103,7 +109,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _within(size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """The largest size of about these proportions with at most that many pixels, and not larger than it is."""
+    width, height = size
+    if width * height <= pixels:
+        return size
+    factor = math.sqrt(pixels / (width * height))
+    columns = min(max(1, int(width * factor)), pixels)
+    return columns, min(max(1, int(height * factor)), pixels // columns)
 
 
 def save_image(image: Tensor, path: str | PathLike[str]) -> None:
@@ -112,21 +128,22 @@ def save_image(image: Tensor, path: str | PathLike[str]) -> None:
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path, compress_level=1)
 
 
-def check_picture(image: Tensor, partition: Partition) -> Tensor:
-    """One image and its partition, as uint8 [3,H,W] on the CPU.
+def check_picture(image: Tensor, partition: Partition, channels: tuple[int, ...] = (3,)) -> Tensor:
+    """One image and its partition, as uint8 [C,H,W] on the CPU, C one of `channels`.
 
     Raises:
         TypeError: the image is neither floating point nor uint8.
-        ValueError: not one image [3,H,W] or [1,3,H,W], or not of the partition's size.
+        ValueError: not one image [C,H,W] or [1,C,H,W], or not of the partition's size.
     """
     height, width = partition.labels.shape[1:]
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(f"image: expected floating point or uint8; found {image.dtype}")
     if partition.labels.shape[0] != 1:
         raise ValueError(f"partition: expected one image (partition[i]); found {partition.labels.shape[0]}")
-    if tuple(image.shape) not in ((3, height, width), (1, 3, height, width)):
-        raise ValueError(f"image: expected [3,H,W] = [3,{height},{width}]; found {list(image.shape)}")
-    image = image.detach().reshape(3, height, width).cpu()
+    if tuple(image.shape) not in [(*one, c, height, width) for one in ((), (1,)) for c in channels]:
+        number = " or ".join(map(str, channels))
+        raise ValueError(f"image: expected [{number},H,W] = [{number},{height},{width}]; found {list(image.shape)}")
+    image = image.detach().reshape(-1, height, width).cpu()
     return image if image.dtype == torch.uint8 else image.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 

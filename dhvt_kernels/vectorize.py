@@ -1,147 +1,224 @@
-"""From a partition to polygons and SVG: exact outlines on the pixel lattice."""
+"""From pictures to SVG: a hierarchy made for it, and partitions as layers of paths."""
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from ._checks import INT32_MAX
-from .imaging import segment_colors
-from .ops.trace import trace
+from ._checks import check_float, check_int
+from ._schema import ops
+from .fills import Fills, fit_fills
+from .hierarchy import Hierarchy, Selection
+from .imaging import check_picture
+from .ops import Arcs, color_sums, merge_tree, region_graph, segment_moments, trace
 from .partition import Partition
+from .tokenizer import Tokenizer
+
+#: A gradient reaches so many standard deviations of the positions on both sides of the centroid.
+GRADIENT_REACH = 3.0
+#: Bytes that a gradient takes, and the squared error that one has to save for each of them: this share of what all
+#: segments together have per byte. That is about what a byte saves where it goes into more segments.
+GRADIENT_BYTES, GRADIENT_SHARE = 150, 0.5
+#: With noise far above any variance the criterion's likelihood is the squared error, and MDL's penalty what is left to
+#: decide between cuts of equal size.
+_SQUARED_ERROR: dict[str, Any] = {"criterion": "mdl", "noise": 1e7, "strength": 0.0}
 
 
-class Rings(NamedTuple):
-    """Closed polygons in order of their segment: ring `r` has the corners `points[offsets[r]:offsets[r + 1]]`.
+class _Samples(nn.Module):
+    """The picture's own numbers as features."""
 
-    `points` int32 [P,2] are lattice points, `y` before `x`: pixel `(y, x)` covers `[y, y+1] x [x, x+1]`. `offsets` is
-    int64 [R+1], `labels` int32 [R] the segment of each ring. Outer rings run clockwise as seen in the image, holes
-    counter-clockwise; each ring starts with a horizontal side, and horizontal and vertical sides alternate.
-    """
-
-    points: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    labels: NDArray[np.int32]
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float()
 
 
-def trace_rings(labels: ArrayLike | Tensor) -> Rings:
-    """The outlines of all segments of a label map, exact on the pixel lattice.
+def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
+    """A hierarchy for `to_svg`: regions of the picture's own colours, by squared error and length of boundary.
 
-    Filling the rings of a segment with the even-odd rule gives back its pixels. Segments need not be connected.
+    Pixels are merged by Ward's distance; the best cut with `max_leaves` segments is merged again, by the squared error
+    per length of common boundary (`"ward_length"`), because boundaries are what an SVG file consists of. Cuts are by
+    squared error.
 
     Args:
-        labels: integers [H,W]; negative = no segment.
+        image: [C,H,W], sRGB, floating point in [0, 1] or uint8; with C = 4 the last channel is alpha.
+        max_leaves: the most segments that a cut can have.
 
     Returns:
-        The `Rings`: corners only, no collinear points.
+        `Hierarchy` of this one image, on its device.
 
     Raises:
-        ValueError: `labels` is not an integer array [H,W], or has labels beyond int32.
+        TypeError: the image is neither floating point nor uint8.
+        ValueError: not `[3,H,W]` or `[4,H,W]`, or without pixels.
 
     Note:
-        Runs on the CPU, without gradient: the rings of `trace`. Apart from one pass over the pixels, time and memory
-        follow the corners.
+        Without gradient. Deterministic.
 
     Example:
-        >>> import numpy as np
-        >>> rings = trace_rings(np.array([[0, 0, 1]]))
-        >>> rings.points[rings.offsets[0] : rings.offsets[1]].tolist()
-        [[1, 2], [1, 0], [0, 0], [0, 2]]
+        >>> import torch, dhvt_kernels as dk
+        >>> hierarchy = dk.vector_hierarchy(torch.rand(3, 32, 48))
+        >>> bool(hierarchy.cut(max_tokens=5).counts <= 5)
+        True
     """
-    arcs = trace(_label_map(labels))
-    offsets, steps = arcs.offsets.numpy(), arcs.ring_offsets.numpy()
-    # The points of every ring, from arc to arc: of each arc all but the last, which is the first of the next.
-    signed = arcs.ring_arcs.numpy()
-    arc = np.where(signed < 0, ~signed, signed)
-    sides = offsets[arc + 1] - offsets[arc] - 1
-    begin = np.where(signed < 0, offsets[arc + 1] - 1, offsets[arc])
-    ends = np.concatenate([[0], np.cumsum(sides)])
-    index = np.arange(ends[-1]) - np.repeat(ends[:-1], sides)
-    pairs = arcs.points.numpy().reshape(-1).view(np.int64)  # both coordinates as one number
-    pairs = pairs[np.repeat(begin, sides) + np.repeat(np.where(signed < 0, -1, 1), sides) * index]
-
-    # Junctions are no corners where the ring goes straight on.
-    y = pairs.view(np.int32)[::2]
-    level = y[_shifted(ends[steps], 1)] == y  # the side that starts at the point is horizontal
-    corner = level != level[_shifted(ends[steps], -1)]
-    bounds = np.concatenate([[0], np.cumsum(corner)])[ends[steps]]
-    pairs, level = pairs[corner], level[corner]
-    # Horizontal and vertical sides alternate, so that one of the first two points starts a horizontal side.
-    turned = np.repeat(~level[bounds[:-1]], np.diff(bounds))
-    points = np.where(turned, pairs[_shifted(bounds, 1)], pairs).view(np.int32)
-    return Rings(points.reshape(-1, 2), bounds, arcs.ring_labels.numpy())
+    check_int("max_leaves", max_leaves, 1)
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"image: expected floating point or uint8; found {image.dtype}")
+    if image.dim() != 3 or image.shape[0] not in (3, 4) or image.numel() == 0:
+        raise ValueError(f"image: expected [3,H,W] or [4,H,W] with H, W >= 1; found {list(image.shape)}")
+    with torch.no_grad():
+        values = image[None].float() if image.dtype == torch.uint8 else image[None].float() * 255
+        if image.shape[0] == 4:  # what is transparent has no colour
+            values = torch.cat([values[:, :3] * values[:, 3:] / 255, values[:, 3:]], 1)
+        tokenizer = Tokenizer(_Samples(), leaves="pixels", distance="ward", **_SQUARED_ERROR)
+        cut = tokenizer.hierarchy(values).cut(max_tokens=max_leaves)
+        labels, leaves = cut.labels, int(cut.counts)
+        graph = region_graph(labels, num_segments=leaves)
+        moments = segment_moments(values, labels, num_segments=leaves)
+        tree = merge_tree(moments, graph.edges, graph.lengths, distance="ward_length")
+    return Hierarchy(labels, tree, Selection(**_SQUARED_ERROR), True, node_features=tree.moments.mean)
 
 
-def _label_map(labels: ArrayLike | Tensor) -> Tensor:
-    """int32 [H,W] on the CPU, of any integers."""
-    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if array.ndim != 2 or array.dtype.kind not in "iu":
-        raise ValueError(f"labels: expected integers [H,W]; found {list(array.shape)} of {array.dtype}")
-    if array.dtype != np.int32:
-        if array.size > 0 and array.max() > INT32_MAX:
-            raise ValueError(f"labels: expected at most {INT32_MAX}; found {array.max()}")
-        array = array.clip(-1 if array.dtype.kind == "i" else 0).astype(np.int32)
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _shifted(bounds: NDArray[np.int64], by: int) -> NDArray[np.int64]:
-    """For each element of the groups between bounds the index of the next (1) or previous (-1), around its group."""
-    index = np.arange(bounds[-1]) + by
-    first, last = bounds[:-1], bounds[1:] - 1
-    if by > 0:
-        index[last] = first
-    else:
-        index[first] = last
-    return index
-
-
-def to_svg(image: Tensor, partition: Partition) -> str:
+def to_svg(
+    image: Tensor,
+    partition: Partition,
+    *,
+    tolerance: float = 0.0,
+    curves: bool = False,
+    gradients: bool = False,
+    precision: int = 1,
+) -> str:
     """The partition as an SVG image: one path per segment, filled with the segment's mean colour.
 
-    Outlines are exact: rendered at its own size the image shows every pixel in the mean sRGB colour of its segment. A
-    segment's path has the id `s<segment>`, and all its rings: holes and separate parts too.
+    Segments lie on one another in layers: of two neighbours one goes on underneath the other, so that no background
+    shows through where they meet, and most boundaries are written once. A segment's path has the id `s<segment>`, and
+    all its parts. With `tolerance=0` outlines are exact: rendered at its own size the image shows every pixel in the
+    colour of its segment.
 
     Args:
-        image: [3,H,W] or [1,3,H,W], sRGB, floating point in [0, 1] or uint8.
-        partition: the partition of this one image (`partition[i]` of a batch).
+        image: [3,H,W] or [1,3,H,W], sRGB, floating point in [0, 1] or uint8; with 4 channels the last is alpha.
+        partition: the partition of this one image (`partition[i]` of a batch, or `vector_hierarchy(image).cut(...)`).
+        tolerance: how far outlines may be off, in pixels; 0 for the exact ones.
+        curves: outlines of lines and cubic Bezier curves, fitted to where the colours put the edges between pixels,
+            instead of polygons on the pixel lattice; the tolerance is then greater than 0.
+        gradients: linear gradients instead of mean colours where they are worth their bytes.
+        precision: decimals of the coordinates of curves, in pixels.
 
     Returns:
-        The text of an SVG file of W x H units.
+        The text of an SVG file of W x H pixels. Pixels without segment are left transparent, and so are segments
+        without alpha; in between there is `fill-opacity`.
 
     Raises:
-        ValueError: `image` and `partition` are not one image of the same size.
+        TypeError: the image is neither floating point nor uint8.
+        ValueError: `image` and `partition` are not one image of the same size; curves with tolerance 0.
 
     Note:
-        Runs on the CPU, without gradient.
+        Runs on the CPU, without gradient. Means and gradients are of the encoded sRGB values, as renderers mix them.
+        Curves closer to each other than twice the tolerance may touch; polygons never do (`simplify`). Partly
+        transparent segments have no layer below.
 
     Example:
         >>> import torch
         >>> import dhvt_kernels as dk
         >>> image = torch.rand(3, 32, 48)
-        >>> svg = dk.to_svg(image, dk.Tokenizer(max_tokens=4)(image[None]))
+        >>> svg = dk.to_svg(image, dk.vector_hierarchy(image).cut(max_tokens=4))
         >>> svg.count("<path") <= 4
         True
     """
-    colors = segment_colors(image, partition)
-    height, width = partition.labels.shape[1:]
-    rings = trace_rings(partition.labels[0])
-    # Sides alternate between horizontal and vertical; the last one is drawn by closing the ring.
-    sides = np.diff(rings.points, axis=0).sum(1).tolist()
-    first = rings.points[rings.offsets[:-1]].tolist()
-    offsets = rings.offsets.tolist()
-    paths: dict[int, list[str]] = {}
-    for ring, label in enumerate(rings.labels.tolist()):
-        start, end = offsets[ring], offsets[ring + 1]
-        draw = ("h%dv%d" * ((end - start) // 2))[:-3]
-        y, x = first[ring]
-        paths.setdefault(label, []).append(f"M{x} {y}" + draw % tuple(sides[start : end - 1]) + "z")
-    body = "".join(
-        f'<path id="s{label}" fill="#{red:02x}{green:02x}{blue:02x}" d="{"".join(path)}"/>\n'
-        for (label, path), (red, green, blue) in zip(paths.items(), colors[list(paths)].tolist(), strict=True)
+    check_float("tolerance", tolerance, minimum=0)
+    check_int("precision", precision, 0)
+    if curves and tolerance == 0:
+        raise ValueError("tolerance: expected a number > 0 for curves; found 0")
+    pixels = check_picture(image, partition, (3, 4))
+    if pixels.shape[0] == 4:  # colours count as much as they are seen
+        alpha = pixels[3:].to(torch.int32)
+        pixels = torch.cat([((pixels[:3] * alpha + 127) // 255).to(torch.uint8), pixels[3:]])
+    labels, segments = partition.labels[0].cpu(), int(partition.counts[0])
+    height, width = labels.shape
+    fills = fit_fills(color_sums(pixels, labels, num_segments=segments).numpy())
+    opacity = fills.mean[:, 3] / 255 if pixels.shape[0] == 4 else np.ones(segments)
+    opaque = opacity > 1 - 0.5 / 255
+
+    arcs = trace(labels)
+    scale = 10**precision if curves else 1
+    points, offsets = _outlines(arcs, pixels, labels, fills, tolerance, curves)
+    text, bounds, order = ops.svg_paths(
+        points,
+        offsets,
+        arcs.left,
+        arcs.right,
+        arcs.ring_arcs,
+        arcs.ring_offsets,
+        torch.from_numpy(opaque),
+        curves,
+        float(scale),
     )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'fill-rule="evenodd" shape-rendering="crispEdges">\n{body}</svg>\n'
-    )
+    data, ends = text.numpy().tobytes().decode("ascii"), bounds.tolist()
+    paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, opacity))]
+    definitions = _gradients(fills, opaque, len(data) + 40 * segments, scale) if gradients else {}
+    for segment in definitions:
+        paint[segment] = f'fill="url(#g{segment})"'
+    for segment in np.flatnonzero(~opaque).tolist():
+        paint[segment] += f' fill-opacity="{opacity[segment]:.3g}"'
+    seen = (opacity >= 0.5 / 255).tolist()
+    paths = [
+        f'<path id="s{segment}" {paint[segment]} d="{data[begin:end]}"/>'
+        for segment, begin, end in zip(order.tolist(), ends[:-1], ends[1:], strict=True)
+        if seen[segment]
+    ]
+    box = f'width="{width}" height="{height}" viewBox="0 0 {width * scale} {height * scale}"'
+    inner = "".join([*(["<defs>", *definitions.values(), "</defs>"] if definitions else []), *paths])
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{inner}</svg>\n'
+
+
+def _outlines(
+    arcs: Arcs, pixels: Tensor, labels: Tensor, fills: Fills, tolerance: float, curves: bool
+) -> tuple[Tensor, Tensor]:
+    """Points of every arc, and where they begin: corners of polygons, or control points of curves."""
+    if curves:
+        slopes = fills.slope[:, :, None] * fills.direction[:, None, :]
+        start = fills.mean - (slopes * fills.centroid[:, None, :]).sum(-1)
+        planes = torch.from_numpy(np.concatenate([start[:, :, None], slopes], -1))
+        noise = torch.from_numpy(fills.linear_error / np.maximum(fills.count, 1))
+        points, offsets = ops.edge_points(arcs.points, arcs.offsets, arcs.closed, pixels, labels, planes, noise)
+        return ops.fit_curves(points, offsets, arcs.closed, tolerance)
+    if tolerance > 0:
+        points, offsets = ops.simplify(arcs.points, arcs.offsets, arcs.closed, tolerance, "douglas-peucker")
+        return points.double(), offsets
+    return arcs.points.double(), arcs.offsets
+
+
+def _colors(mean: NDArray[np.float64], opacity: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """[K,3]: what is painted so that, with its opacity, the means [K,3] or premultiplied [K,4] come out."""
+    colors = mean[:, :3] / np.maximum(opacity, 0.5 / 255)[:, None]
+    return colors.round().clip(0, 255).astype(np.uint8)
+
+
+def _hex(colors: NDArray[np.uint8]) -> list[str]:
+    """`#rrggbb`, or `#rgb` where that is the same colour."""
+    digits = colors.tobytes().hex()
+    long = [digits[i : i + 6] for i in range(0, len(digits), 6)]
+    return [f"#{c[::2] if c[0] == c[1] and c[2] == c[3] and c[4] == c[5] else c}" for c in long]
+
+
+def _gradients(fills: Fills, opaque: NDArray[np.bool_], size: int, scale: int) -> dict[int, str]:
+    """Segment -> definition of its gradient, for those that are worth it in a file of `size` bytes."""
+    error = fills.error.sum()
+    gain = np.where(opaque, fills.error - fills.linear_error, 0)
+    chosen = np.flatnonzero(gain * size > GRADIENT_SHARE * GRADIENT_BYTES * error)
+    mean, slope = fills.mean[chosen, :3], fills.slope[chosen, :3]
+    reach = GRADIENT_REACH * fills.spread[chosen]
+    # Up to where a channel would leave 0..255.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = np.stack([-mean / slope, (255 - mean) / slope])
+    low = np.where(slope == 0, -np.inf, ends.min(0)).max(1).clip(-reach, 0)
+    high = np.where(slope == 0, np.inf, ends.max(0)).min(1).clip(0, reach)
+    center, direction = fills.centroid[chosen] + 0.5, fills.direction[chosen]
+    stops = [_hex((mean + at[:, None] * slope).round().clip(0, 255).astype(np.uint8)) for at in (low, high)]
+    places = np.concatenate([center + at[:, None] * direction for at in (low, high)], 1)  # y1, x1, y2, x2
+    return {
+        segment: f'<linearGradient id="g{segment}" gradientUnits="userSpaceOnUse" x1="{x1}" y1="{y1}" x2="{x2}" '
+        f'y2="{y2}"><stop stop-color="{first}"/><stop offset="1" stop-color="{last}"/></linearGradient>'
+        for segment, first, last, (y1, x1, y2, x2) in zip(
+            chosen.tolist(), *stops, (places * scale).round().astype(int).tolist(), strict=True
+        )
+    }

@@ -41,6 +41,11 @@ def trace(draw):
     return Call({"labels": fuzz_segments.trace(draw).arguments[0]}, True)
 
 
+def color_sums(draw):
+    image, labels, segments = fuzz_segments.color_sums(draw).arguments
+    return Call({"image": image, "labels": labels, "num_segments": segments}, True)
+
+
 def _soft_numbers(coefficients, cell, compactness, temperature):
     """Numbers, or the two tensors that learn."""
     if coefficients is not None:
@@ -243,6 +248,7 @@ CALLS = {
         gaussian_blur,
         relabel,
         trace,
+        color_sums,
         soft_assign,
         soft_cluster,
         soft_pool,

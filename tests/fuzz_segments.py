@@ -37,6 +37,13 @@ def trace(draw):
     return Case((draw.layout(draw.labels(1, *size[1:], segments)[0]),))
 
 
+def color_sums(draw):
+    size, segments = draw.image_size(), draw.segments()
+    labels = draw.layout(draw.labels(1, *size[1:], segments)[0])
+    image = torch.randint(0, 256, (draw.pick(0, 1, 3, 4), *size[1:]), dtype=torch.uint8)
+    return Case((draw.layout(image), labels, segments))
+
+
 def segment_moments(draw):
     size, segments, labels = _map(draw)
     kind, features = _image(draw, size)
@@ -217,6 +224,7 @@ CASES = {
         connected_components,
         relabel,
         trace,
+        color_sums,
         segment_moments,
         segment_moments_backward,
         information_criterion,

@@ -1,4 +1,4 @@
-"""Arguments for connected_components, relabel and trace."""
+"""Arguments for connected_components, relabel, trace and color_sums."""
 
 import torch
 from grid import blocks
@@ -27,6 +27,13 @@ def _relabel(dtype):
     return [(labels, table), (labels[:0], table[:0]), (labels, table[:, :0]), (labels[:, :1, :1], table)]
 
 
+def _color_sums(dtype):
+    labels = torch.randint(-2, 12, (70, 48), dtype=torch.int32)
+    image = torch.randint(0, 256, (3, 70, 48), dtype=torch.uint8)
+    wide = (image[:, :, ::3], labels[:, ::3], 10)
+    return [(image, labels, 10), wide, (image[:1], labels, 0), (image[:, :0], labels[:0], 2), (image[:0], labels, 3)]
+
+
 def _trace(dtype):
     labels = blocks(1, 70, 48, 5)[0]
     noise = torch.rand(70, 48)
@@ -37,4 +44,9 @@ def _trace(dtype):
     return [(labels,), (labels[::3, 2::2].t(),), (ring,), (labels[:0],), (labels[:, :0],), (labels[:1, :1],)]
 
 
-SAMPLES = {"connected_components": _connected_components, "relabel": _relabel, "trace": _trace}
+SAMPLES = {
+    "color_sums": _color_sums,
+    "connected_components": _connected_components,
+    "relabel": _relabel,
+    "trace": _trace,
+}

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import dhvt_kernels as dk
-from dhvt_kernels import cli
+from dhvt_kernels import cli, cli_options
 from dhvt_kernels.imaging import load_image, mean_colors, overlay, saliency_picture
 
 FAST = ("--cell", "4", "--iterations", "2")
@@ -77,8 +77,9 @@ def test_info_names_the_reason(dhvt, monkeypatch):
     assert json.loads(dhvt("info", "--json")[1])["backends"]["native CPU"] == "it was not built"
 
 
-def test_every_parameter_of_the_tokenizer_has_an_option():
-    ours = inspect.signature(cli.tokenize).parameters
+@pytest.mark.parametrize("command", [cli.tokenize, cli.view])
+def test_every_parameter_of_the_tokenizer_has_an_option(command):
+    ours = inspect.signature(command).parameters
     # A module cannot be given in a shell; the others have no meaning for pictures without features and gradients.
     theirs = set(inspect.signature(dk.Tokenizer).parameters) - {"features", "weights", "grad", "check_finite"}
     assert theirs <= set(ours)
@@ -143,14 +144,15 @@ def test_files(dhvt, tmp_path):
     assert not arrays
 
 
-def test_options_reach_the_tokenizer(dhvt, tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", ["tokenize", "view"])
+def test_options_reach_the_tokenizer(dhvt, tmp_path, monkeypatch, command):
     given = {}
 
     def tokenizer(**parameters):
         given.update(parameters)
         raise ValueError("stop here")
 
-    monkeypatch.setattr(cli, "Tokenizer", tokenizer)
+    monkeypatch.setattr(cli_options, "Tokenizer", tokenizer)
     wanted = {
         "leaves": "pixels", "cell": 5, "iterations": 6, "compactness": 7.5, "temperature": 2.5, "smoothing": 0.25,
         "distance": "ward", "merge_compactness": 0.5, "merge_noise": 9.0, "depth": 4, "criterion": "hqc", "noise": 3.5,
@@ -158,7 +160,7 @@ def test_options_reach_the_tokenizer(dhvt, tmp_path, monkeypatch):
         "min_gain": 0.125, "selection_temperature": 0.75,
     }  # fmt: skip
     options = [text for name, value in wanted.items() for text in (f"--{name.replace('_', '-')}", value)]
-    code, _, errors = dhvt("tokenize", "x.png", "-o", tmp_path, *options)
+    code, _, errors = dhvt(command, "x.png", "-o", tmp_path, *options)
     assert (code, errors) == (2, ["dhvt: Invalid value: stop here"])
     assert given == wanted
 

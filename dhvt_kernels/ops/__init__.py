@@ -1,5 +1,6 @@
 """The public operators: documentation, validation, fake kernels and gradients."""
 
+from .color_sums import color_sums
 from .connected_components import Components, connected_components
 from .gaussian_blur import gaussian_blur
 from .information_criterion import CRITERIA, criterion_terms, information_criterion
@@ -38,6 +39,7 @@ __all__ = [
     "SoftAssignment",
     "SoftClusters",
     "TreeCut",
+    "color_sums",
     "connected_components",
     "criterion_terms",
     "gaussian_blur",

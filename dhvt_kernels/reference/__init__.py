@@ -3,6 +3,7 @@
 Each function has the name and the signature of an operator of `_schema.py`.
 """
 
+from .color_sums import color_sums as color_sums
 from .connected_components import connected_components as connected_components
 from .gaussian_blur import gaussian_blur as gaussian_blur
 from .gaussian_blur import gaussian_blur_backward as gaussian_blur_backward
@@ -42,3 +43,7 @@ from .token_patches import token_patches_backward as token_patches_backward
 from .trace import trace as trace
 from .tree_cut import tree_cut as tree_cut
 from .tree_cut import tree_cut_backward as tree_cut_backward
+from .edge_points import edge_points as edge_points
+from .fit_curves import fit_curves as fit_curves
+from .svg_paths import svg_paths as svg_paths
+from .simplify import simplify as simplify

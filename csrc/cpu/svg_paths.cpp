@@ -1,0 +1,371 @@
+// Path data of segments that are painted one over the other. A segment that is painted later has its boundary right;
+// the one below goes on underneath. So no background shows through where two segments meet, and most boundaries are
+// written once. Which goes below which is chosen so that little is written twice: again and again the segment whose
+// other boundaries are shortest goes on top of the neighbour with which it shares most.
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+#include <queue>
+
+#include "common.h"
+
+namespace dhvt {
+namespace {
+
+constexpr double kMost = 2147483648;  // of what is written
+constexpr size_t kSmall = 64;         // neighbours up to which a segment's priority is kept exact
+
+// Arc a gives two darts, 2 a along it and 2 a + 1 back.
+class Map {
+ public:
+  Map(const Tensor& left, const Tensor& right, const Tensor& ring_arcs, const Tensor& ring_offsets, int64_t segments)
+      : next(2 * left.size(0), -1) {
+    const auto *l = data<int32_t>(left), *r = data<int32_t>(right), *arcs = data<int32_t>(ring_arcs);
+    const auto* offset = data<int64_t>(ring_offsets);
+    for (int64_t a = 0; a < left.size(0); ++a) {
+      side.push_back(r[a] < segments ? std::max(r[a], -1) : -1);
+      side.push_back(l[a] < segments ? std::max(l[a], -1) : -1);
+    }
+    // Every boundary of a segment is in one of its rings, once: so whoever follows them comes back.
+    for (int64_t ring = 0; ring + 1 < ring_offsets.size(0); ++ring) {
+      const int64_t begin = offset[ring], end = offset[ring + 1];
+      STD_TORCH_CHECK(0 <= begin && begin < end && end <= ring_arcs.size(0),
+                      "ring_offsets [R+1]: expected to rise within ring_arcs [S]");
+      for (int64_t i = begin; i < end; ++i)
+        STD_TORCH_CHECK((arcs[i] < 0 ? ~arcs[i] : arcs[i]) < left.size(0), "ring_arcs [S]: expected arcs of [A]");
+      const int32_t segment = side[dart(arcs[begin])];
+      for (int64_t i = begin; i < end && segment >= 0; ++i) {
+        int32_t& following = next[dart(arcs[i])];
+        STD_TORCH_CHECK(following < 0 && side[dart(arcs[i])] == segment,
+                        "ring_arcs [S]: expected each side of an arc once, in a ring of its segment");
+        following = dart(arcs[i + 1 < end ? i + 1 : begin]);
+      }
+    }
+    for (size_t d = 0; d < side.size(); ++d)
+      STD_TORCH_CHECK(side[d] < 0 || next[d] >= 0, "ring_arcs [S]: expected every side of an arc that has a segment");
+  }
+  static int32_t dart(int32_t arc) { return arc < 0 ? 2 * ~arc + 1 : 2 * arc; }
+
+  std::vector<int32_t> next;  // the dart after it around its segment
+  std::vector<int32_t> side;  // the segment on its right
+};
+
+// Segments with what is painted over them so far.
+class Layers {
+ public:
+  Layers(const Map& map, const std::vector<int64_t>& price, const bool* opaque, int64_t segments)
+      : map_(map),
+        opaque_(opaque),
+        parent_(segments),
+        darts_(segments),
+        shared_(segments),
+        total_(segments, 0),
+        version_(segments, 0) {
+    for (int64_t s = 0; s < segments; ++s) parent_[s] = static_cast<int32_t>(s);
+    for (size_t d = 0; d < map.side.size(); ++d) {
+      const int32_t s = map.side[d], other = map.side[d ^ 1];
+      if (s < 0) continue;
+      darts_[s].push_back(static_cast<int32_t>(d));
+      total_[s] += price[d / 2];
+      if (other >= 0) shared_[s].push_back({other, price[d / 2]});
+    }
+    for (int64_t s = 0; s < segments; ++s)
+      if (!darts_[s].empty()) push(static_cast<int32_t>(s));
+  }
+
+  // Calls paint(segment, boundary darts) from the top to the bottom.
+  template <typename Paint>
+  void each(const Paint& paint) {
+    std::vector<uint8_t> painted(parent_.size(), 0);
+    const auto put = [&](int32_t s) {
+      auto& darts = darts_[s];
+      std::erase_if(darts, [&](int32_t d) { return region(d ^ 1) == s; });
+      paint(s, darts);
+      painted[s] = 1;
+    };
+    while (!queue_.empty()) {
+      const Entry top = queue_.top();
+      queue_.pop();
+      if (top.version != version_[top.segment] || painted[top.segment]) continue;
+      const int32_t s = top.segment;
+      const int32_t below = best(s).first;
+      if (below < 0) continue;
+      const int64_t key = priority(s, below);
+      if (key > top.key) {
+        push(s);
+        continue;
+      }
+      put(s);
+      // It joins what lies below.
+      const auto touched = shared_[s];
+      int64_t common = 0;
+      for (const auto& [other, price] : touched) common += other == below ? price : 0;
+      parent_[s] = below;
+      total_[below] += total_[s] - 2 * common;
+      darts_[below].insert(darts_[below].end(), darts_[s].begin(), darts_[s].end());
+      shared_[below].insert(shared_[below].end(), touched.begin(), touched.end());
+      std::vector<int32_t>().swap(darts_[s]);
+      for (const auto& [other, price] : touched)
+        if (other != below && shared_[other].size() <= kSmall) push(other);
+      push(below);
+    }
+    for (size_t s = 0; s < parent_.size(); ++s)
+      if (parent_[s] == static_cast<int32_t>(s) && !darts_[s].empty() && !painted[s]) put(static_cast<int32_t>(s));
+  }
+
+  int32_t region(int32_t dart) {
+    const int32_t s = map_.side[dart];
+    return s < 0 ? -1 : find(s);
+  }
+
+ private:
+  using Neighbour = std::pair<int32_t, int64_t>;
+  struct Entry {
+    int64_t key;
+    int32_t segment, version;
+    bool operator<(const Entry& o) const { return key != o.key ? key > o.key : segment > o.segment; }
+  };
+
+  int32_t find(int32_t s) {
+    while (parent_[s] != s) s = parent_[s] = parent_[parent_[s]];
+    return s;
+  }
+
+  // The neighbour with most in common, on top of which the segment goes; -1 where there is none. A transparent one
+  // would not hide what is below both.
+  Neighbour best(int32_t s) {
+    auto& list = shared_[s];
+    for (auto& entry : list) entry.first = find(entry.first);
+    std::sort(list.begin(), list.end());
+    size_t kept = 0;
+    for (size_t i = 0; i < list.size();) {
+      Neighbour sum{list[i].first, 0};
+      for (; i < list.size() && list[i].first == sum.first; ++i) sum.second += list[i].second;
+      if (sum.first != s) list[kept++] = sum;
+    }
+    list.resize(kept);
+    Neighbour found{-1, 0};
+    for (const auto& entry : list)
+      if (opaque_[entry.first] && entry.second > found.second) found = entry;
+    return found;
+  }
+
+  int64_t priority(int32_t s, int32_t below) {
+    int64_t common = 0;
+    for (const auto& [other, price] : shared_[s]) common += other == below ? price : 0;
+    return total_[s] - common;
+  }
+
+  void push(int32_t s) {
+    // What lies below something transparent would be seen.
+    if (!opaque_[s]) return;
+    const auto [below, common] = best(s);
+    if (below < 0) return;
+    queue_.push({total_[s] - common, s, ++version_[s]});
+  }
+
+  const Map& map_;
+  const bool* opaque_;
+  std::vector<int32_t> parent_;
+  std::vector<std::vector<int32_t>> darts_;
+  std::vector<std::vector<Neighbour>> shared_;
+  std::vector<int64_t> total_;  // what the boundary of the region costs
+  std::vector<int32_t> version_;
+  std::priority_queue<Entry> queue_;
+};
+
+struct Place {
+  int64_t x, y;
+  bool operator==(const Place&) const = default;
+};
+Place operator-(Place a, Place b) { return {a.x - b.x, a.y - b.y}; }
+
+// Path data in whole numbers: relative commands, repeated letters and needless separators left out.
+class Pen {
+ public:
+  explicit Pen(std::string& text) : text_(text) {}
+
+  void begin(Place at, bool first) {
+    finish_line();
+    const Place by = first ? at : at - here_;
+    command(first ? 'M' : 'm');
+    numbers({by.x, by.y});
+    // Pairs after a move are lines.
+    letter_ = first ? 'L' : 'l';
+    here_ = start_ = at;
+  }
+  void line(Place to) {
+    const Place by = to - here_;
+    if (by.x == 0 && by.y == 0) return;
+    // Straight on: one line.
+    if (pending_ && run_.x * by.y == run_.y * by.x && run_.x * by.x + run_.y * by.y > 0 && (by.x == 0 || by.y == 0)) {
+      run_ = {run_.x + by.x, run_.y + by.y};
+    } else {
+      finish_line();
+      run_ = by;
+      pending_ = true;
+    }
+    here_ = to;
+  }
+  void curve(Place a, Place b, Place to) {
+    if (a == here_ && b == to) return line(to);
+    finish_line();
+    command('c');
+    numbers({a.x - here_.x, a.y - here_.y, b.x - here_.x, b.y - here_.y, to.x - here_.x, to.y - here_.y});
+    here_ = to;
+  }
+  void close() {
+    pending_ = false;  // a last line back to the start is drawn by closing
+    command('z');
+    here_ = start_;
+  }
+
+ private:
+  void finish_line() {
+    if (!pending_) return;
+    pending_ = false;
+    if (run_.y == 0) {
+      command('h');
+      numbers({run_.x});
+    } else if (run_.x == 0) {
+      command('v');
+      numbers({run_.y});
+    } else {
+      command('l');
+      numbers({run_.x, run_.y});
+    }
+  }
+  void command(char letter) {
+    if (letter == letter_ && letter != 'z') return;
+    text_.push_back(letter);
+    letter_ = letter;
+    separate_ = false;
+  }
+  void numbers(std::initializer_list<int64_t> values) {
+    for (int64_t value : values) {
+      if (separate_ && value >= 0) text_.push_back(' ');
+      char digits[24];
+      const auto end = std::to_chars(digits, digits + sizeof(digits), value).ptr;
+      text_.append(digits, end);
+      separate_ = true;
+    }
+  }
+
+  std::string& text_;
+  Place here_{0, 0}, start_{0, 0}, run_{0, 0};
+  char letter_ = 0;
+  bool pending_ = false, separate_ = false;
+};
+
+class Writer {
+ public:
+  Writer(const double* points, const int64_t* offsets, int64_t arcs, bool curves, double scale)
+      : offsets_(offsets), stride_(curves ? 3 : 1) {
+    places_.resize(offsets[arcs]);
+    for (int64_t i = 0; i < 2 * offsets[arcs]; ++i)
+      STD_TORCH_CHECK(std::abs(scale * points[i]) < kMost, "points [P,2]: expected numbers below 2^31 times the scale");
+    for (int64_t i = 0; i < offsets[arcs]; ++i)
+      places_[i] = {std::llround(scale * points[2 * i + 1]), std::llround(scale * points[2 * i])};
+  }
+  Place start(int32_t dart) const { return places_[(dart & 1) ? offsets_[dart / 2 + 1] - 1 : offsets_[dart / 2]]; }
+
+  void draw(Pen& pen, int32_t dart) const {
+    const bool back = dart & 1;
+    const int64_t step = back ? -1 : 1;
+    const Place* p = &places_[back ? offsets_[dart / 2 + 1] - 1 : offsets_[dart / 2]];
+    const int64_t pieces = (offsets_[dart / 2 + 1] - offsets_[dart / 2] - 1) / stride_;
+    for (int64_t i = 0; i < pieces; ++i, p += stride_ * step) {
+      if (stride_ == 3)
+        pen.curve(p[step], p[2 * step], p[3 * step]);
+      else
+        pen.line(p[step]);
+    }
+  }
+
+ private:
+  const int64_t* offsets_;
+  const int64_t stride_;
+  std::vector<Place> places_;
+};
+
+std::tuple<Tensor, Tensor, Tensor> svg_paths(const Tensor& any_points, const Tensor& any_offsets,
+                                             const Tensor& any_left, const Tensor& any_right,
+                                             const Tensor& any_ring_arcs, const Tensor& any_ring_offsets,
+                                             const Tensor& any_opaque, bool curves, double scale) {
+  check(any_points, "points [P,2]", ScalarType::Double, {-1, 2});
+  check(any_left, "left [A]", ScalarType::Int, {-1});
+  const int64_t arcs = any_left.size(0);
+  check(any_right, "right [A]", ScalarType::Int, {arcs});
+  check(any_offsets, "offsets [A+1]", ScalarType::Long, {arcs + 1});
+  check(any_ring_arcs, "ring_arcs [S]", ScalarType::Int, {-1});
+  check(any_ring_offsets, "ring_offsets [R+1]", ScalarType::Long, {-1});
+  check(any_opaque, "opaque [K]", ScalarType::Bool, {-1});
+  const Tensor points = dense(any_points), offsets = dense(any_offsets), left = dense(any_left),
+               right = dense(any_right), ring_arcs = dense(any_ring_arcs), ring_offsets = dense(any_ring_offsets),
+               opaque = dense(any_opaque);
+  const auto* offset = data<int64_t>(offsets);
+  STD_TORCH_CHECK(offset[0] >= 0 && offset[arcs] <= points.size(0), "offsets [A+1]: expected to lie within points");
+  for (int64_t a = 0; a < arcs; ++a)
+    STD_TORCH_CHECK(offset[a] < offset[a + 1] && (!curves || (offset[a + 1] - offset[a]) % 3 == 1),
+                    "offsets [A+1]: expected to rise within points [P,2], for curves by 3 n + 1");
+  STD_TORCH_CHECK(std::isfinite(scale) && scale > 0, "scale: expected a finite number > 0; found ", scale);
+
+  const Map map(left, right, ring_arcs, ring_offsets, opaque.size(0));
+  const Writer writer(data<double>(points), offset, arcs, curves, scale);
+  std::vector<int64_t> price(arcs);
+  std::string text;
+  for (int64_t a = 0; a < arcs; ++a) {
+    text.clear();
+    Pen pen(text);
+    pen.begin(writer.start(static_cast<int32_t>(2 * a)), true);
+    const size_t before = text.size();
+    writer.draw(pen, static_cast<int32_t>(2 * a));
+    pen.close();
+    price[a] = static_cast<int64_t>(text.size() - before);
+  }
+
+  Layers layers(map, price, data<bool>(opaque), opaque.size(0));
+  std::vector<uint8_t> seen(2 * arcs, 0);
+  std::vector<std::string> paths;
+  std::vector<int32_t> order;
+  layers.each([&](int32_t segment, const std::vector<int32_t>& darts) {
+    std::string path;
+    Pen pen(path);
+    for (int32_t d : darts) seen[d] = 0;
+    bool first = true;
+    for (int32_t d : darts) {
+      if (seen[d]) continue;
+      pen.begin(writer.start(d), first);
+      first = false;
+      for (int32_t dart = d; !seen[dart];) {
+        seen[dart] = 1;
+        writer.draw(pen, dart);
+        dart = map.next[dart];
+        while (layers.region(dart ^ 1) == segment) dart = map.next[dart ^ 1];
+      }
+      pen.close();
+    }
+    paths.push_back(std::move(path));
+    order.push_back(segment);
+  });
+
+  const auto count = static_cast<int64_t>(paths.size());
+  Tensor text_offsets = empty({count + 1}, ScalarType::Long, points);
+  Tensor segments = empty({count}, ScalarType::Int, points);
+  auto* begin = mutable_data<int64_t>(text_offsets);
+  begin[0] = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    begin[i + 1] = begin[i] + static_cast<int64_t>(paths[count - 1 - i].size());
+    mutable_data<int32_t>(segments)[i] = order[count - 1 - i];
+  }
+  Tensor out = empty({begin[count]}, ScalarType::Byte, points);
+  for (int64_t i = 0; i < count; ++i)
+    std::memcpy(mutable_data<uint8_t>(out) + begin[i], paths[count - 1 - i].data(), paths[count - 1 - i].size());
+  return {out, text_offsets, segments};
+}
+
+}  // namespace
+}  // namespace dhvt
+
+STABLE_TORCH_LIBRARY_IMPL(dhvt_kernels, CPU, m) { m.impl("svg_paths", TORCH_BOX(&dhvt::svg_paths)); }

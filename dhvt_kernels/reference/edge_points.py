@@ -1,0 +1,5 @@
+"""Stub."""
+
+
+def edge_points(*a):
+    raise NotImplementedError

@@ -1,0 +1,5 @@
+"""Stub."""
+
+
+def fit_curves(*a):
+    raise NotImplementedError

@@ -1,0 +1,5 @@
+"""Stub."""
+
+
+def simplify(*a):
+    raise NotImplementedError

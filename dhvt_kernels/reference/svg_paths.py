@@ -1,0 +1,5 @@
+"""Stub."""
+
+
+def svg_paths(*a):
+    raise NotImplementedError
