@@ -54,20 +54,22 @@ def program_version(package: str) -> str | None:
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 BUDGETS: dict[str, Setting] = {f"n = {2**power}": {"max_tokens": 2**power} for power in range(3, 14)}
-TOKENIZER: Setting = {"leaves": "pixels"}
-#: Of `to_svg`: a row of the tables each. The first is what the comparisons are about.
+#: Of `to_svg`: a curve each. The first is the one that is timed.
 OURS: dict[str, tuple[str, Setting]] = {
+    "curves": ("curves", {"tolerance": 1.0, "curves": True}),
+    "gradients": ("curves and gradients", {"tolerance": 1.0, "curves": True, "gradients": True}),
+    "polygons": ("polygons", {"tolerance": 1.0}),
     "exact": ("exact outlines", {}),
 }
 
 
 def hierarchy(image: Pixels) -> dk.Hierarchy:
-    return dk.Tokenizer(**TOKENIZER).hierarchy(tensor(image))
+    return dk.vector_hierarchy(tensor(image)[0])
 
 
 def cut(tree: dk.Hierarchy, budget: int) -> dk.Partition:
-    """At most so many segments, as many as there are."""
-    return tree.cut(criterion="fixed", max_tokens=budget)[0]
+    """At most so many segments."""
+    return tree.cut(max_tokens=budget)[0]
 
 
 def ours(options: Setting) -> Callable[[Pixels], Draw]:
