@@ -44,6 +44,7 @@ HOW_TO_GET = (
 
 #: Of one photograph: per method and budget, the measures, `segments` and `pieces`.
 Result = dict[str, list[dict[str, float]]]
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -91,12 +92,12 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def in_workers(work: Callable[[Path], T], paths: Sequence[Path]) -> Iterator[T]:
-    """The photographs in their order, one process per core with one thread each."""
-    workers = min(os.cpu_count() or 1, len(paths))
+def in_workers(work: Callable[[S], T], pictures: Sequence[S]) -> Iterator[T]:
+    """The pictures in their order, one process per core with one thread each."""
+    workers = min(os.cpu_count() or 1, len(pictures))
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
-        yield from pool.map(work, paths)
+        yield from pool.map(work, pictures)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
