@@ -56,8 +56,8 @@ def program_version(package: str) -> str | None:
 BUDGETS: dict[str, Setting] = {f"n = {2**power}": {"max_tokens": 2**power} for power in range(3, 14)}
 #: Of `to_svg`: a curve each. The first is the one that is timed.
 OURS: dict[str, tuple[str, Setting]] = {
-    "curves": ("curves", {"tolerance": 1.0, "curves": True}),
-    "gradients": ("curves and gradients", {"tolerance": 1.0, "curves": True, "gradients": True}),
+    "curves": ("curves", {"tolerance": 0.3, "curves": True}),
+    "gradients": ("curves and gradients", {"tolerance": 0.5, "curves": True, "gradients": True}),
     "polygons": ("polygons", {"tolerance": 1.0}),
     "exact": ("exact outlines", {}),
 }

@@ -8,11 +8,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ._checks import check_float, check_int
-from ._schema import ops
 from .fills import Fills, fit_fills
 from .hierarchy import Hierarchy, Selection
 from .imaging import check_picture
-from .ops import Arcs, color_sums, merge_tree, region_graph, segment_moments, trace
+from .ops import (
+    Arcs,
+    color_sums,
+    edge_points,
+    fit_curves,
+    merge_tree,
+    region_graph,
+    segment_moments,
+    simplify,
+    svg_paths,
+    trace,
+)
 from .partition import Partition
 from .tokenizer import Tokenizer
 
@@ -21,9 +31,8 @@ GRADIENT_REACH = 3.0
 #: Bytes that a gradient takes, and the squared error that one has to save for each of them: this share of what all
 #: segments together have per byte. That is about what a byte saves where it goes into more segments.
 GRADIENT_BYTES, GRADIENT_SHARE = 150, 0.5
-#: With noise far above any variance the criterion's likelihood is the squared error, and MDL's penalty what is left to
-#: decide between cuts of equal size.
-_SQUARED_ERROR: dict[str, Any] = {"criterion": "mdl", "noise": 1e7, "strength": 0.0}
+#: With noise far above any variance the criterion's likelihood is the squared error, and its penalty their number.
+_SQUARED_ERROR: dict[str, Any] = {"criterion": "bic", "noise": 1e7, "strength": 0.0}
 
 
 class _Samples(nn.Module):
@@ -141,17 +150,7 @@ def to_svg(
     arcs = trace(labels)
     scale = 10**precision if curves else 1
     points, offsets = _outlines(arcs, pixels, labels, fills, tolerance, curves)
-    text, bounds, order = ops.svg_paths(
-        points,
-        offsets,
-        arcs.left,
-        arcs.right,
-        arcs.ring_arcs,
-        arcs.ring_offsets,
-        torch.from_numpy(opaque),
-        curves,
-        float(scale),
-    )
+    text, bounds, order = svg_paths(points, offsets, arcs, opaque=torch.from_numpy(opaque), curves=curves, scale=scale)
     data, ends = text.numpy().tobytes().decode("ascii"), bounds.tolist()
     paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, opacity))]
     definitions = _gradients(fills, opaque, len(data) + 40 * segments, scale) if gradients else {}
@@ -179,11 +178,10 @@ def _outlines(
         start = fills.mean - (slopes * fills.centroid[:, None, :]).sum(-1)
         planes = torch.from_numpy(np.concatenate([start[:, :, None], slopes], -1))
         noise = torch.from_numpy(fills.linear_error / np.maximum(fills.count, 1))
-        points, offsets = ops.edge_points(arcs.points, arcs.offsets, arcs.closed, pixels, labels, planes, noise)
-        return ops.fit_curves(points, offsets, arcs.closed, tolerance)
+        fitted = fit_curves(edge_points(arcs, pixels, labels, planes=planes, noise=noise), tolerance=tolerance)
+        return fitted.points, fitted.offsets
     if tolerance > 0:
-        points, offsets = ops.simplify(arcs.points, arcs.offsets, arcs.closed, tolerance, "douglas-peucker")
-        return points.double(), offsets
+        arcs = simplify(arcs, tolerance=tolerance, method="douglas-peucker")
     return arcs.points.double(), arcs.offsets
 
 
