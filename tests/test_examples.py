@@ -35,6 +35,17 @@ def test_demo(tmp_path, monkeypatch, capsys):
     assert "cat" in capsys.readouterr().out
 
 
+def test_vectorize(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("resvg_py")
+    vectorize = load("vectorize")
+    monkeypatch.setattr(vectorize, "SIZES", (4000, 8000, 16000))
+    vectorize.main(["--output", str(tmp_path)])
+    assert load_image(tmp_path / "sheet.png").shape == (3, 800, 1200)
+    for size in vectorize.SIZES:
+        assert 0.8 * size < (tmp_path / f"coffee_{size}.svg").stat().st_size <= size
+    assert len(re.findall("dB", capsys.readouterr().out)) == 3
+
+
 def test_pretrain_encoder(tmp_path, capsys):
     """It learns, and its weights load into tokenizers and into retrofitted models."""
     pytest.importorskip("accelerate")
