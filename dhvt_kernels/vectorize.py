@@ -153,7 +153,8 @@ def to_svg(
     text, bounds, order = svg_paths(points, offsets, arcs, opaque=torch.from_numpy(opaque), curves=curves, scale=scale)
     data, ends = text.numpy().tobytes().decode("ascii"), bounds.tolist()
     paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, opacity))]
-    definitions = _gradients(fills, opaque, len(data) + 40 * segments, scale) if gradients else {}
+    size = 110 + 40 * segments + len(data)  # about that of the file, with the tags around all and around each path
+    definitions = _gradients(fills, opaque, size, scale) if gradients else {}
     for segment in definitions:
         paint[segment] = f'fill="url(#g{segment})"'
     for segment in np.flatnonzero(~opaque).tolist():
@@ -179,10 +180,31 @@ def _outlines(
         planes = torch.from_numpy(np.concatenate([start[:, :, None], slopes], -1))
         noise = torch.from_numpy(fills.linear_error / np.maximum(fills.count, 1))
         fitted = fit_curves(edge_points(arcs, pixels, labels, planes=planes, noise=noise), tolerance=tolerance)
-        return fitted.points, fitted.offsets
+        return _keep_frame(arcs, fitted.points, fitted.offsets, labels, 3)
     if tolerance > 0:
-        arcs = simplify(arcs, tolerance=tolerance, method="douglas-peucker")
+        lines = simplify(arcs, tolerance=tolerance, method="douglas-peucker")
+        return _keep_frame(arcs, lines.points.double(), lines.offsets, labels, 1)
     return arcs.points.double(), arcs.offsets
+
+
+def _keep_frame(arcs: Arcs, points: Tensor, offsets: Tensor, labels: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    """The outlines, but arcs along the frame as they are: the background would show where its corners are cut.
+
+    The handles of a line lie at its ends, so among control points corners are there `times` = 3 times.
+    """
+    height, width = labels.shape
+    y, x = arcs.points.unbind(1)
+    inside = torch.cat([offsets.new_zeros(1), ((y > 0) & (y < height) & (x > 0) & (x < width)).cumsum(0)])
+    frame = (inside[arcs.offsets].diff() == 0) & ((arcs.left < 0) | (arcs.right < 0))
+    sizes = torch.where(frame, times * (arcs.offsets.diff() - 1) + 1, offsets.diff())
+    pieces, done = [], 0
+    for arc in frame.nonzero().view(-1).tolist():
+        corners = arcs.points[arcs.offsets[arc] : arcs.offsets[arc + 1]].double().repeat_interleave(times, 0)
+        ends = times // 2  # of three times each, once at the two ends less
+        pieces += [points[done : offsets[arc]], corners[ends : len(corners) - ends]]
+        done = int(offsets[arc + 1])
+    pieces.append(points[done:])
+    return torch.cat(pieces), torch.cat([offsets.new_zeros(1), sizes.cumsum(0)])
 
 
 def _colors(mean: NDArray[np.float64], opacity: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -242,17 +242,26 @@ def ramp(height, width, first, last):
 
 def test_gradients_follow_ramps():
     image = torch.cat([ramp(20, 64, (250, 120, 0), (10, 120, 90)), ramp(20, 64, (0, 30, 60), (90, 200, 10))], 1)
-    image = torch.cat([image, image.flip(2)[:, :7].transpose(1, 2).repeat(1, 1, 2)[:, :40]], 2)
-    partition = partition_of(torch.cat([torch.arange(40)[:, None].div(20).floor().repeat(1, 64), torch.full((40, 14), 2)], 1))
-    flat, better = (dk.to_svg(image, partition, gradients=gradients) for gradients in (False, True))
-    assert not read(flat).gradients
-    assert set(read(better).gradients) >= {0, 1}
-    assert psnr(better, image) > psnr(flat, image) + 6
-    seen = dk.render_svg(better)[:, :, :64].int() - image[:, :, :64].int()
-    assert int(seen.abs().max()) <= 3, "the place of the ends is rounded to whole pixels"
-    finer = dk.to_svg(image, partition, tolerance=0.25, curves=True, gradients=True, precision=3)
-    inner = (slice(None), slice(2, 18), slice(2, 62))
-    assert int((dk.render_svg(finer)[inner].int() - image[inner].int()).abs().max()) <= 2
+    partition = partition_of(torch.arange(40)[:, None].div(20).floor().repeat(1, 64))
+    for at in (image, image.transpose(1, 2)):
+        turned = partition if at is image else partition_of(partition.labels[0].T)
+        flat, better = (dk.to_svg(at, turned, gradients=gradients) for gradients in (False, True))
+        assert not read(flat).gradients
+        assert set(read(better).gradients) == {0, 1}
+        assert psnr(better, at) > max(psnr(flat, at) + 15, 38), "but for the ends, which are rounded to whole pixels"
+        finer = dk.to_svg(at, turned, tolerance=0.25, curves=True, gradients=True, precision=2)
+        assert psnr(finer, at) > 48
+
+
+def test_gradients_make_nothing_worse():
+    for seed in range(40):
+        height, width, budget = np.random.default_rng(seed).integers((2, 2, 1), (24, 24, 9)).tolist()
+        image = smooth(height, width, seed=seed) if seed % 2 else noise(height, width, seed=seed)
+        partition = dk.vector_hierarchy(image).cut(max_tokens=budget)
+        for style in ({}, {"tolerance": 0.5, "curves": True}):
+            flat, better = (dk.to_svg(image, partition, gradients=wanted, **style) for wanted in (False, True))
+            read(better)
+            assert psnr(better, image) >= psnr(flat, image) - 0.05
 
 
 def test_gradients_stay_in_the_gamut():
@@ -288,8 +297,8 @@ def test_precision(precision):
     coarse, fine = (dk.to_svg(image, partition, **style) for style in styles)
     assert read(coarse).scale == 10**precision
     assert len(coarse) < len(fine)
-    changed = (dk.render_svg(coarse).int() - dk.render_svg(fine).int()).abs().amax(0) > 40
-    assert changed.float().mean() < 0.05 * 10**-precision
+    change = (dk.render_svg(coarse).int() - dk.render_svg(fine).int()).abs().float().mean()
+    assert change < (2.5 if precision == 0 else 0.6)
     check_no_seams(coarse)
     lines = {"tolerance": 0.3, "precision": precision}
     assert read(dk.to_svg(image, partition, **lines)).scale == 1, "corners of polygons are whole numbers anyway"
@@ -298,7 +307,7 @@ def test_precision(precision):
 @pytest.mark.parametrize("curves", [False, True])
 @pytest.mark.parametrize("tolerance", [1e-9, 1e9])
 def test_extreme_tolerances(tolerance, curves):
-    image = smooth(40, 50)
+    image = smooth(300, 300)
     partition = dk.vector_hierarchy(image).cut(max_tokens=15)
     svg = dk.to_svg(image, partition, tolerance=tolerance, curves=curves)
     assert len(read(svg).paths) == int(partition.counts), "no segment vanishes"
@@ -306,7 +315,7 @@ def test_extreme_tolerances(tolerance, curves):
     if not curves and tolerance < 1:
         assert svg == dk.to_svg(image, partition)
     if tolerance > 1:
-        assert len(svg) < len(dk.to_svg(image, partition)) / 2
+        assert len(svg) < len(dk.to_svg(image, partition)) * (0.6 if curves else 0.2)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -338,7 +347,10 @@ def test_one_segment():
 
 
 def test_segments_without_pixels_and_no_segments():
-    assert list(read(dk.to_svg(noise(2, 3), partition_of([[0, 0, 3], [0, 0, 3]]), gradients=True)).paths) in ([0, 3], [3, 0])
+    assert list(read(dk.to_svg(noise(2, 3), partition_of([[0, 0, 3], [0, 0, 3]]), gradients=True)).paths) in (
+        [0, 3],
+        [3, 0],
+    )
     for channels in (3, 4):
         assert not read(dk.to_svg(noise(2, 3, channels), partition_of(torch.full((2, 3), -1)), gradients=True)).paths
 
@@ -394,15 +406,20 @@ def test_hierarchy_of_float_and_bytes():
 
 def test_hierarchy_keeps_to_its_leaves():
     hierarchy = dk.vector_hierarchy(noise(12, 16), max_leaves=10)
-    assert hierarchy.num_leaves == 10
-    assert int(hierarchy.cut(max_tokens=100).counts) <= 10
+    assert 5 <= hierarchy.num_leaves <= 10
+    assert int(hierarchy.cut(max_tokens=100).counts) == hierarchy.num_leaves
     assert int(hierarchy.cut(max_tokens=1).counts) == 1
 
 
 @pytest.mark.parametrize(
     ("image", "leaves", "error", "message"),
     [
-        (torch.zeros(3, 4, 5, dtype=torch.int32), 9, TypeError, "image: expected floating point or uint8; found torch.int32"),
+        (
+            torch.zeros(3, 4, 5, dtype=torch.int32),
+            9,
+            TypeError,
+            "image: expected floating point or uint8; found torch.int32",
+        ),
         (torch.zeros(1, 3, 4, 5), 9, ValueError, r"image: expected \[3,H,W\] or \[4,H,W\].*; found \[1, 3, 4, 5\]"),
         (torch.zeros(2, 4, 5), 9, ValueError, r"image: expected .*; found \[2, 4, 5\]"),
         (torch.zeros(3, 0, 5), 9, ValueError, r"image: expected .*; found \[3, 0, 5\]"),
