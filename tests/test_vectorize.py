@@ -1,4 +1,4 @@
-"""SVG images: rendered, the exact ones show every pixel in its segment's colour, and no background shows through any."""
+"""SVG images, rendered: exact ones show every pixel in its segment's colour, and no background shows through any."""
 
 import io
 import re
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from arc_tools import photographs
-from benchmarks.models.slic import from_labels
 from grid import label_maps
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from PIL import Image
 from test_svg_paths import check_compact
 
 import dhvt_kernels as dk
+from benchmarks.models.slic import from_labels
 from dhvt_kernels.imaging import mean_colors
 
 resvg_py = pytest.importorskip("resvg_py")
