@@ -1,5 +1,6 @@
 """From pictures to SVG: a hierarchy made for it, and partitions as layers of paths."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,11 @@ GRADIENT_REACH = 3.0
 #: Bytes that a gradient takes, and the squared error that one has to save for each of them: this share of what all
 #: segments together have per byte. That is about what a byte saves where it goes into more segments.
 GRADIENT_BYTES, GRADIENT_SHARE = 150, 0.5
-#: With noise far above any variance the criterion's likelihood is the squared error, and its penalty their number.
-_SQUARED_ERROR: dict[str, Any] = {"criterion": "bic", "noise": 1e7, "strength": 0.0}
+#: With noise far above any variance the criterion's likelihood is the squared error, and its penalty their number. The
+#: noise is the one whose logarithm adds nothing, so that no digits are lost to it; colours are scaled down instead, by
+#: a power of two. What rounding leaves is less than this strength, which stands for a squared error below 1/2.
+_SCALE = 2.0**-13
+_SQUARED_ERROR: dict[str, Any] = {"criterion": "bic", "noise": 1 / (2 * math.pi), "strength": 5e-10}
 
 
 class _Samples(nn.Module):
@@ -78,13 +82,14 @@ def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
         values = image[None].float() if image.dtype == torch.uint8 else image[None].float() * 255
         if image.shape[0] == 4:  # what is transparent has no colour
             values = torch.cat([values[:, :3] * values[:, 3:] / 255, values[:, 3:]], 1)
+        values *= _SCALE
         tokenizer = Tokenizer(_Samples(), leaves="pixels", distance="ward", **_SQUARED_ERROR)
         cut = tokenizer.hierarchy(values).cut(max_tokens=max_leaves)
         labels, leaves = cut.labels, int(cut.counts)
         graph = region_graph(labels, num_segments=leaves)
         moments = segment_moments(values, labels, num_segments=leaves)
         tree = merge_tree(moments, graph.edges, graph.lengths, distance="ward_length")
-    return Hierarchy(labels, tree, Selection(**_SQUARED_ERROR), True, node_features=tree.moments.mean)
+    return Hierarchy(labels, tree, Selection(**_SQUARED_ERROR), True, node_features=tree.moments.mean / _SCALE)
 
 
 def to_svg(

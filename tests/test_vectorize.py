@@ -404,6 +404,38 @@ def test_hierarchy_of_float_and_bytes():
         assert not theirs.features.requires_grad
 
 
+@pytest.mark.parametrize("size", [(20, 30), (300, 310)])
+@pytest.mark.parametrize("alpha", [None, 255, 77])
+def test_flat_regions_are_not_split(size, alpha):
+    height, width = size
+    colors = torch.tensor([(200, 40, 90), (17, 201, 33), (255, 254, 3)], dtype=torch.uint8)
+    image = colors[torch.arange(width) * 3 // width].T[:, None].repeat(1, height, 1)
+    if alpha is not None:
+        image = torch.cat([image, torch.full_like(image[:1], alpha)])
+    for same in (image, image.float() / 255):
+        hierarchy = dk.vector_hierarchy(same)
+        assert int(hierarchy.cut(max_tokens=512).counts) == 3
+    features = hierarchy.cut(max_tokens=3).features[0, :, :3] * 255 / (alpha or 255)
+    torch.testing.assert_close(features.sort(0).values, colors.float().sort(0).values)
+
+
+def test_cuts_are_by_squared_error():
+    # One level of one pixel in a picture is worth a segment of its own.
+    image = torch.full((3, 60, 70), 128, dtype=torch.uint8)
+    image[1, 30, 30] += 1
+    assert int(dk.vector_hierarchy(image).cut(max_tokens=9).counts) == 2
+    # Of two gains the larger comes first, also where they differ by little and the segments are large.
+    image = torch.full((3, 400, 400), 128, dtype=torch.uint8)
+    image[:, :, 200:] = 140
+    for larger, smaller in (((10, 10), (50, 300)), ((50, 300), (10, 10))):
+        picture = image.clone()
+        picture[(0, *larger)] += 31
+        picture[(0, *smaller)] += 30
+        labels = dk.vector_hierarchy(picture).cut(max_tokens=3).labels[0]
+        assert labels.unique().numel() == 3
+        assert (labels == labels[larger]).sum() == 1
+
+
 def test_hierarchy_keeps_to_its_leaves():
     hierarchy = dk.vector_hierarchy(noise(12, 16), max_leaves=10)
     assert 5 <= hierarchy.num_leaves <= 10
