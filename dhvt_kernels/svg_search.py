@@ -146,7 +146,7 @@ def _farthest(
     """The last result that is good on the way from the budget `inside`, whose result is, to `outside`, whose is not."""
     while abs(outside - inside) > 1:
         low, high = sorted((inside, outside))
-        middle = min(max(math.isqrt(max(low, 1) * high), low + 1), high - 1)
+        middle = max(math.isqrt(max(low, 1) * high), low + 1)
         candidate = at(middle)
         if good(candidate):
             inside, result = middle, candidate

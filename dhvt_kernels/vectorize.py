@@ -111,7 +111,7 @@ def to_svg(
     Args:
         image: [3,H,W] or [1,3,H,W], sRGB, floating point in [0, 1] or uint8; with 4 channels the last is alpha.
         partition: the partition of this one image (`partition[i]` of a batch, or `vector_hierarchy(image).cut(...)`).
-        tolerance: how far outlines may be off, in pixels; 0 for the exact ones.
+        tolerance: how far outlines may be off, in pixels; 0 for the exact ones. The picture's frame always is.
         curves: outlines of lines and cubic Bezier curves, fitted to where the colours put the edges between pixels,
             instead of polygons on the pixel lattice; the tolerance is then greater than 0.
         gradients: linear gradients instead of mean colours where they are worth their bytes.
@@ -202,12 +202,13 @@ def _keep_frame(arcs: Arcs, points: Tensor, offsets: Tensor, labels: Tensor, tim
     inside = torch.cat([offsets.new_zeros(1), ((y > 0) & (y < height) & (x > 0) & (x < width)).cumsum(0)])
     frame = (inside[arcs.offsets].diff() == 0) & ((arcs.left < 0) | (arcs.right < 0))
     sizes = torch.where(frame, times * (arcs.offsets.diff() - 1) + 1, offsets.diff())
+    begins, outlines = arcs.offsets.tolist(), offsets.tolist()
     pieces, done = [], 0
     for arc in frame.nonzero().view(-1).tolist():
-        corners = arcs.points[arcs.offsets[arc] : arcs.offsets[arc + 1]].double().repeat_interleave(times, 0)
+        corners = arcs.points[begins[arc] : begins[arc + 1]].double().repeat_interleave(times, 0)
         ends = times // 2  # of three times each, once at the two ends less
-        pieces += [points[done : offsets[arc]], corners[ends : len(corners) - ends]]
-        done = int(offsets[arc + 1])
+        pieces += [points[done : outlines[arc]], corners[ends : len(corners) - ends]]
+        done = outlines[arc + 1]
     pieces.append(points[done:])
     return torch.cat(pieces), torch.cat([offsets.new_zeros(1), sizes.cumsum(0)])
 
