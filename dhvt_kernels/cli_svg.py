@@ -1,5 +1,6 @@
 """The command `dhvt svg`: pictures to SVG images."""
 
+import math
 import time
 import warnings
 from pathlib import Path
@@ -61,6 +62,9 @@ def svg(
     """
     if sum(wanted is not None for wanted in (max_tokens, size, psnr)) > 1:
         raise typer.BadParameter("expected one of --max-tokens, --bytes and --psnr")
+    for option, value in (("--psnr", psnr), ("--tolerance", tolerance)):
+        if value is not None and not math.isfinite(value):
+            raise typer.BadParameter(f"{option}: expected a finite number; found {value}")
     if psnr is not None:
         try:
             render_svg('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>')

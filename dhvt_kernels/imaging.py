@@ -5,6 +5,7 @@ import threading
 import warnings
 from os import PathLike
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def load_image(path: str | PathLike[str], *, max_pixels: int | None = None, alph
         torch.Size([3, 2, 4])
     """
     try:
-        with _open(path) as image:
+        with open_picture(path) as image:
             if max_pixels is not None:
                 image.draft(None, _within(image.size, max_pixels))  # a JPEG file is decoded at a fraction of its size
             ImageOps.exif_transpose(image, in_place=True)
@@ -87,14 +88,14 @@ def load_image(path: str | PathLike[str], *, max_pixels: int | None = None, alph
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _open(path: str | PathLike[str]) -> Image.Image:
+def open_picture(file: str | PathLike[str] | IO[bytes]) -> Image.Image:
     """The picture with only its header read, under our limit of pixels instead of Pillow's."""
     with _pillow_limit, warnings.catch_warnings():
         before = Image.MAX_IMAGE_PIXELS
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this, and raises above twice this
         try:
-            return Image.open(path)
+            return Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = before
 

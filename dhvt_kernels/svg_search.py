@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ._checks import check_float, check_int
 from .hierarchy import Hierarchy
+from .imaging import open_picture
 from .partition import Partition
 from .vectorize import to_svg
 
@@ -35,7 +35,7 @@ def render_svg(svg: str, *, background: str = "#fff") -> Tensor:
 
     Raises:
         ModuleNotFoundError: the package resvg-py is not there: `pip install 'dhvt_kernels[svg]'`.
-        ValueError: not an SVG image.
+        ValueError: not an SVG image, or no colour.
 
     Example:
         >>> import dhvt_kernels as dk
@@ -48,7 +48,11 @@ def render_svg(svg: str, *, background: str = "#fff") -> Tensor:
         import resvg_py
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("rendering needs resvg-py: pip install 'dhvt_kernels[svg]'") from error
-    with Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, background=background)))) as picture:
+    try:
+        data = bytes(resvg_py.svg_to_bytes(svg_string=svg, background=background))
+    except ValueError as error:
+        raise ValueError(f"svg: cannot be rendered: {error}") from error
+    with open_picture(io.BytesIO(data)) as picture:
         return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
@@ -74,7 +78,7 @@ def svg_psnr(svg: str, image: Tensor) -> float:
         >>> 0 < dk.svg_psnr(svg, image) < 20
         True
     """
-    values = image.double() * (255 if image.is_floating_point() else 1)
+    values = image.detach().cpu().double() * (255 if image.is_floating_point() else 1)
     if values.shape[0] == 4:
         values = 255 + (values[:3] - 255) * values[3:] / 255
     rendering = render_svg(svg)
@@ -142,7 +146,7 @@ def _farthest(
     """The last result that is good on the way from the budget `inside`, whose result is, to `outside`, whose is not."""
     while abs(outside - inside) > 1:
         low, high = sorted((inside, outside))
-        middle = min(max(math.isqrt(max(low, 1) * high), low + 1), high - 1)
+        middle = max(math.isqrt(max(low, 1) * high), low + 1)
         candidate = at(middle)
         if good(candidate):
             inside, result = middle, candidate

@@ -1,5 +1,6 @@
 """From pictures to SVG: a hierarchy made for it, and partitions as layers of paths."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,11 @@ GRADIENT_REACH = 3.0
 #: Bytes that a gradient takes, and the squared error that one has to save for each of them: this share of what all
 #: segments together have per byte. That is about what a byte saves where it goes into more segments.
 GRADIENT_BYTES, GRADIENT_SHARE = 150, 0.5
-#: With noise far above any variance the criterion's likelihood is the squared error, and its penalty their number.
-_SQUARED_ERROR: dict[str, Any] = {"criterion": "bic", "noise": 1e7, "strength": 0.0}
+#: With noise far above any variance the criterion's likelihood is the squared error, and its penalty their number. The
+#: noise is the one whose logarithm adds nothing, so that no digits are lost to it; colours are scaled down instead, by
+#: a power of two. What rounding leaves is less than this strength, which stands for a squared error below 1/2.
+_SCALE = 2.0**-13
+_SQUARED_ERROR: dict[str, Any] = {"criterion": "bic", "noise": 1 / (2 * math.pi), "strength": 5e-10}
 
 
 class _Samples(nn.Module):
@@ -78,13 +82,14 @@ def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
         values = image[None].float() if image.dtype == torch.uint8 else image[None].float() * 255
         if image.shape[0] == 4:  # what is transparent has no colour
             values = torch.cat([values[:, :3] * values[:, 3:] / 255, values[:, 3:]], 1)
+        values *= _SCALE
         tokenizer = Tokenizer(_Samples(), leaves="pixels", distance="ward", **_SQUARED_ERROR)
         cut = tokenizer.hierarchy(values).cut(max_tokens=max_leaves)
         labels, leaves = cut.labels, int(cut.counts)
         graph = region_graph(labels, num_segments=leaves)
         moments = segment_moments(values, labels, num_segments=leaves)
         tree = merge_tree(moments, graph.edges, graph.lengths, distance="ward_length")
-    return Hierarchy(labels, tree, Selection(**_SQUARED_ERROR), True, node_features=tree.moments.mean)
+    return Hierarchy(labels, tree, Selection(**_SQUARED_ERROR), True, node_features=tree.moments.mean / _SCALE)
 
 
 def to_svg(
@@ -106,7 +111,7 @@ def to_svg(
     Args:
         image: [3,H,W] or [1,3,H,W], sRGB, floating point in [0, 1] or uint8; with 4 channels the last is alpha.
         partition: the partition of this one image (`partition[i]` of a batch, or `vector_hierarchy(image).cut(...)`).
-        tolerance: how far outlines may be off, in pixels; 0 for the exact ones.
+        tolerance: how far outlines may be off, in pixels; 0 for the exact ones. The picture's frame always is.
         curves: outlines of lines and cubic Bezier curves, fitted to where the colours put the edges between pixels,
             instead of polygons on the pixel lattice; the tolerance is then greater than 0.
         gradients: linear gradients instead of mean colours where they are worth their bytes.
@@ -153,7 +158,8 @@ def to_svg(
     text, bounds, order = svg_paths(points, offsets, arcs, opaque=torch.from_numpy(opaque), curves=curves, scale=scale)
     data, ends = text.numpy().tobytes().decode("ascii"), bounds.tolist()
     paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, opacity))]
-    definitions = _gradients(fills, opaque, len(data) + 40 * segments, scale) if gradients else {}
+    size = 110 + 40 * segments + len(data)  # about that of the file, with the tags around all and around each path
+    definitions = _gradients(fills, opaque, size, scale) if gradients else {}
     for segment in definitions:
         paint[segment] = f'fill="url(#g{segment})"'
     for segment in np.flatnonzero(~opaque).tolist():
@@ -179,10 +185,32 @@ def _outlines(
         planes = torch.from_numpy(np.concatenate([start[:, :, None], slopes], -1))
         noise = torch.from_numpy(fills.linear_error / np.maximum(fills.count, 1))
         fitted = fit_curves(edge_points(arcs, pixels, labels, planes=planes, noise=noise), tolerance=tolerance)
-        return fitted.points, fitted.offsets
+        return _keep_frame(arcs, fitted.points, fitted.offsets, labels, 3)
     if tolerance > 0:
-        arcs = simplify(arcs, tolerance=tolerance, method="douglas-peucker")
+        lines = simplify(arcs, tolerance=tolerance, method="douglas-peucker")
+        return _keep_frame(arcs, lines.points.double(), lines.offsets, labels, 1)
     return arcs.points.double(), arcs.offsets
+
+
+def _keep_frame(arcs: Arcs, points: Tensor, offsets: Tensor, labels: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    """The outlines, but arcs along the frame as they are: the background would show where its corners are cut.
+
+    The handles of a line lie at its ends, so among control points corners are there `times` = 3 times.
+    """
+    height, width = labels.shape
+    y, x = arcs.points.unbind(1)
+    inside = torch.cat([offsets.new_zeros(1), ((y > 0) & (y < height) & (x > 0) & (x < width)).cumsum(0)])
+    frame = (inside[arcs.offsets].diff() == 0) & ((arcs.left < 0) | (arcs.right < 0))
+    sizes = torch.where(frame, times * (arcs.offsets.diff() - 1) + 1, offsets.diff())
+    begins, outlines = arcs.offsets.tolist(), offsets.tolist()
+    pieces, done = [], 0
+    for arc in frame.nonzero().view(-1).tolist():
+        corners = arcs.points[begins[arc] : begins[arc + 1]].double().repeat_interleave(times, 0)
+        ends = times // 2  # of three times each, once at the two ends less
+        pieces += [points[done : outlines[arc]], corners[ends : len(corners) - ends]]
+        done = outlines[arc + 1]
+    pieces.append(points[done:])
+    return torch.cat(pieces), torch.cat([offsets.new_zeros(1), sizes.cumsum(0)])
 
 
 def _colors(mean: NDArray[np.float64], opacity: NDArray[np.float64]) -> NDArray[np.uint8]:

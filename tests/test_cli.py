@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -391,3 +393,211 @@ def test_an_output_that_cannot_be_written_is_named(dhvt, tmp_path):
     code, _, errors = dhvt("tokenize", picture(tmp_path / "a.png"), "-o", file / "out", *FAST)
     assert code == 1
     assert errors == [f"{tmp_path / 'a.png'}: Not a directory: {file / 'out'}"]
+
+
+def svg_sizes(path):
+    """Width, height and number of paths of an SVG file, which has to be valid XML."""
+    root = ElementTree.fromstring(path.read_bytes())
+    return int(root.get("width")), int(root.get("height")), len(list(root.iter("{http://www.w3.org/2000/svg}path")))
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """A terminal in which no line of the summary is folded."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
+def cells(text):
+    """The cells of the summary's rows, the last row for all pictures."""
+    rows = [line for line in text.splitlines() if line.startswith(("│", "┃"))]
+    return [[cell.strip() for cell in row.strip("│┃").replace("┃", "│").split("│")] for row in rows]
+
+
+def test_svg_files_and_summary(dhvt, tmp_path, wide):
+    files = [picture(tmp_path / "in" / name, seed=seed) for seed, name in enumerate(("a.png", "b/c.jpg"))]
+    code, text, errors = dhvt("svg", tmp_path / "in", "-o", tmp_path / "out")
+    assert (code, errors) == (0, [])
+    assert outputs(tmp_path / "out") == ["a.svg", "b/c.svg"]
+    title, *rows, total = cells(text)
+    assert title == ["picture", "size", "segments", "bytes", "ms"]
+    sizes = []
+    for file, name, row in zip(files, ("a", "b/c"), rows, strict=True):
+        image = load_image(file)
+        svg = (tmp_path / f"out/{name}.svg").read_text()
+        partition = dk.vector_hierarchy(image).cut(max_tokens=512)
+        assert svg == dk.to_svg(image, partition, tolerance=0.5, curves=True)
+        assert row[:4] == [name, "28 x 20", f"{int(partition.counts)}", f"{len(svg):,}"]
+        sizes.append((int(partition.counts), len(svg)))
+    assert total[0] == f"2 in {tmp_path / 'out'}"
+    assert total[2:4] == [f"{sum(size):,}" for size in zip(*sizes, strict=True)]
+    assert total[4].endswith(" mean")
+
+
+@pytest.mark.parametrize(
+    ("options", "outlines"),
+    [
+        ([], {"tolerance": 0.5, "curves": True}),
+        (["--lines"], {"tolerance": 0.5}),
+        (["--curves", "--tolerance", 1.5], {"tolerance": 1.5, "curves": True}),
+        (["--tolerance", 0], {}),
+        (["--gradients"], {"tolerance": 0.5, "curves": True, "gradients": True}),
+        (["--precision", 0], {"tolerance": 0.5, "curves": True, "precision": 0}),
+        (["--precision", 2], {"tolerance": 0.5, "curves": True, "precision": 2}),
+    ],
+)
+def test_svg_outlines(dhvt, tmp_path, options, outlines):
+    source = picture(tmp_path / "a.png", 60, 80)
+    assert dhvt("svg", source, "-o", tmp_path / "out", "--max-tokens", 9, *options)[::2] == (0, [])
+    image = load_image(source)
+    wanted = dk.to_svg(image, dk.vector_hierarchy(image).cut(max_tokens=9), **outlines)
+    assert (tmp_path / "out/a.svg").read_text() == wanted
+    assert wanted.count("<path") in range(5, 10)
+
+
+def test_svg_of_a_size_and_of_a_quality(dhvt, tmp_path):
+    source = picture(tmp_path / "a.png", 60, 80)
+    image, file = load_image(source), tmp_path / "out/a.svg"
+    assert dhvt("svg", source, "-o", tmp_path / "out", "--bytes", 2000)[::2] == (0, [])
+    assert 1500 < file.stat().st_size <= 2000
+    pytest.importorskip("resvg_py")
+    assert dhvt("svg", source, "-o", tmp_path / "out", "--psnr", 27.5)[::2] == (0, [])
+    assert 27.5 <= dk.svg_psnr(file.read_text(), image) < 28.5
+
+
+def test_svg_of_a_size_out_of_reach(dhvt, tmp_path):
+    small, large = picture(tmp_path / "small.png", 8, 8), tmp_path / "large.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (140, 140, 3), np.uint8)).save(large)
+    for options, what in ((["--bytes", 20], "size: expected at least"), (["--psnr", 90], "psnr: expected at most")):
+        code, text, errors = dhvt("svg", large, "-o", tmp_path / "out", *options)
+        assert (code, text, len(errors)) == (1, "", 1)
+        assert errors[0].startswith(f"{large}: {what}")
+    assert outputs(tmp_path) == ["large.png", "small.png"]
+    code, _, errors = dhvt("svg", large, small, "-o", tmp_path / "out", "--psnr", 60, "--lines", "--tolerance", 0)
+    assert (code, len(errors)) == (1, 1), "a picture that fails stops no other"
+    assert outputs(tmp_path / "out") == ["small.svg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-tokens", 5, "--bytes", 900], "expected one of --max-tokens, --bytes and --psnr"),
+        (["--max-tokens", 5, "--psnr", 30], "expected one of --max-tokens, --bytes and --psnr"),
+        (["--bytes", 900, "--psnr", 30], "expected one of --max-tokens, --bytes and --psnr"),
+        (["--max-tokens", 0], "'--max-tokens'"),
+        (["--bytes", 0], "'--bytes'"),
+        (["--psnr", "high"], "'--psnr'"),
+        (["--psnr", "nan"], "--psnr: expected a finite number"),
+        (["--tolerance", -1], "'--tolerance'"),
+        (["--tolerance", "nan"], "--tolerance"),
+        (["--tolerance", "inf"], "--tolerance: expected a finite number"),
+        (["--precision", -1], "'--precision'"),
+        (["--precision", 7], "'--precision'"),
+        (["--colour", "red"], "No such option"),
+    ],
+)
+def test_svg_bad_parameters(dhvt, tmp_path, options, message):
+    code, text, errors = dhvt("svg", picture(tmp_path / "a.png"), "-o", tmp_path / "out", *options)
+    assert (code, text, len(errors)) == (2, "", 1)
+    assert message in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_svg_quality_without_a_renderer(dhvt, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    source = picture(tmp_path / "a.png")
+    code, _, errors = dhvt("svg", source, "-o", tmp_path / "out", "--psnr", 30)
+    assert (code, len(errors)) == (2, 1)
+    assert "--psnr: rendering needs resvg-py: pip install 'dhvt_kernels[svg]'" in errors[0]
+    assert dhvt("svg", source, "-o", tmp_path / "out", "--bytes", 2000)[0] == 0
+
+
+def test_svg_keeps_transparency(dhvt, tmp_path):
+    samples = np.full((20, 30, 4), (200, 40, 90, 255), np.uint8)
+    samples[:, :10, 3], samples[:, 20:, 3] = 0, 128
+    Image.fromarray(samples).save(tmp_path / "a.png")
+    assert dhvt("svg", tmp_path / "a.png", "-o", tmp_path / "out", "--tolerance", 0)[0] == 0
+    text = (tmp_path / "out/a.svg").read_text()
+    assert svg_sizes(tmp_path / "out/a.svg") == (30, 20, 2)
+    assert text.count("fill-opacity") == 1
+    pytest.importorskip("resvg_py")
+    for background, level in (("#000", 0), ("#fff", 255)):
+        seen = dk.render_svg(text, background=background)
+        assert (seen[:, :, :10] == level).all()
+        assert (seen[:, :, 10:20].permute(1, 2, 0) == torch.tensor([200, 40, 90])).all()
+        mixed = torch.tensor([200, 40, 90]) * 128 / 255 + level * 127 / 255
+        assert (seen[:, :, 20:].permute(1, 2, 0) - mixed).abs().max() <= 1.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 2)])
+def test_svg_of_tiny_pictures(dhvt, tmp_path, size):
+    source = picture(tmp_path / "a.png", *size)
+    for options in ([], ["--max-tokens", 1], ["--bytes", 400], ["--psnr", 5], ["--tolerance", 1e9, "--gradients"]):
+        assert dhvt("svg", source, "-o", tmp_path / "out", *options)[::2] == (0, [])
+        assert svg_sizes(tmp_path / "out/a.svg")[:2] == size[::-1]
+
+
+def test_svg_one_bad_file_stops_no_other(dhvt, tmp_path, wide):
+    picture(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_text("no picture")
+    absent = tmp_path / "absent.png"
+    code, text, errors = dhvt("svg", absent, tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 1
+    assert errors == [
+        f"{absent}: No such file or directory",
+        f"{tmp_path / 'in/b.png'}: not a picture that Pillow can read",
+    ]
+    assert outputs(tmp_path / "out") == ["a.svg"]
+    assert cells(text)[-1][0] == f"1 in {tmp_path / 'out'}"
+    assert dhvt("svg", absent, "-o", tmp_path / "none")[:2] == (1, "")
+    assert not (tmp_path / "none").exists()
+
+
+def test_svg_output_that_cannot_be_written(dhvt, tmp_path):
+    source, file = picture(tmp_path / "a.png"), tmp_path / "file"
+    file.write_text("kept")
+    code, _, errors = dhvt("svg", source, "-o", file)
+    assert (code, errors) == (2, [f"dhvt: Invalid value: {file}: not a folder"])
+    code, _, errors = dhvt("svg", source, "-o", file / "out")
+    assert (code, errors) == (1, [f"{source}: Not a directory: {file / 'out'}"])
+    assert file.read_text() == "kept"
+    (tmp_path / "out/a.svg").mkdir(parents=True)
+    code, _, errors = dhvt("svg", source, "-o", tmp_path / "out")
+    assert (code, errors) == (1, [f"{source}: Is a directory: {tmp_path / 'out/a.svg'}"])
+
+
+def test_svg_that_fails_leaves_the_old_file(dhvt, tmp_path, monkeypatch):
+    source, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    assert dhvt("svg", source, "-o", out, "--max-tokens", 2)[0] == 0
+    before = (out / "a.svg").read_text()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    code, text, errors = dhvt("svg", source, "-o", out)
+    assert (code, text, errors) == (1, "", [f"{source}: No space left on device: {out / 'a.svg'}"])
+    assert (out / "a.svg").read_text() == before
+    assert [path.name for path in out.iterdir()] == ["a.svg"], "nothing else is left"
+
+
+def test_svg_names(dhvt, tmp_path):
+    odd = b"odd\xff.png".decode("utf-8", "surrogateescape")
+    for name in (odd, "[b]x.png", "same.png", "same.jpg"):
+        picture(tmp_path / "in" / name)
+    for _ in range(2):  # results are no input
+        code, printed, errors = dhvt("svg", tmp_path / "in", "-o", tmp_path / "in/out", "--max-tokens", 2)
+        assert (code, errors) == (0, [])
+        names = sorted(file.name for file in (tmp_path / "in/out").iterdir())
+        assert names == sorted(["[b]x.svg", odd.replace("png", "svg"), "same-2.svg", "same.svg"])
+    assert "[b]x" in printed
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("not enough\nmemory")])
+def test_svg_of_a_picture_that_is_too_much(dhvt, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("dhvt_kernels.cli_svg.vector_hierarchy", fail)
+    source = picture(tmp_path / "a.png")
+    code, text, errors = dhvt("svg", source, "-o", tmp_path / "out")
+    assert (code, text, errors) == (1, "", [f"{source}: {' '.join(str(error).split()) or 'MemoryError'}"])

@@ -101,6 +101,32 @@ def test_transparency_on_white(saved):
     np.testing.assert_array_equal(saved(palette, "picture.gif"), [[RED, (0, 0, 255)]])
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_transparency_is_kept_where_it_is_asked_for(tmp_path, mode):
+    path = tmp_path / "clear.png"
+    samples = np.zeros((2, 3, 4), np.uint8)
+    samples[..., :3] = 90
+    samples[..., 3] = [[0, 255, 255], [255, 255, 0]]
+    image = Image.fromarray(samples)
+    if mode.startswith("P"):
+        image = Image.fromarray(np.array([[1, 0, 0], [0, 0, 1]], np.uint8), "P")
+        image.putpalette([90, 90, 90, 90, 90, 90])
+        image.save(path, transparency=1)
+    else:
+        image.convert(mode).save(path)
+    loaded = load_image(path, alpha=True)
+    np.testing.assert_array_equal(loaded.permute(1, 2, 0).numpy(), samples)
+    white = load_image(path)
+    assert white.shape == (3, 2, 3)
+    assert (white[:, samples[..., 3] == 0] == 255).all()
+    assert load_image(path, alpha=True, max_pixels=2).shape[0] == 4
+
+
+def test_opaque_pictures_have_no_alpha(tmp_path):
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "red.png")
+    assert load_image(tmp_path / "red.png", alpha=True).shape == (3, 2, 3)
+
+
 def test_cmyk(saved):
     cmyk = Image.new("CMYK", (2, 1), (0, 255, 255, 0))
     cmyk.putpixel((1, 0), (0, 0, 0, 0))
