@@ -104,8 +104,7 @@ def to_svg(
     """The partition as an SVG image: one path per segment, filled with the segment's mean colour.
 
     Segments lie on one another in layers: of two neighbours one goes on underneath the other, so that no background
-    shows through where they meet, and most boundaries are written once. A segment's path has the id `s<segment>`, and
-    all its parts. With `tolerance=0` outlines are exact: rendered at its own size the image shows every pixel in the
+    shows through where they meet (`svg_paths`). A segment's path has the id `s<segment>`, and all its parts. With `tolerance=0` outlines are exact: rendered at its own size the image shows every pixel in the
     colour of its segment.
 
     Args:
