@@ -14,6 +14,7 @@ from .hierarchy import Hierarchy, Selection
 from .imaging import check_picture
 from .ops import (
     Arcs,
+    Chains,
     color_sums,
     edge_points,
     fit_curves,
@@ -37,13 +38,6 @@ GRADIENT_BYTES, GRADIENT_SHARE = 150, 0.5
 #: a power of two. What rounding leaves is less than this strength, which stands for a squared error below 1/2.
 _SCALE = 2.0**-13
 _SQUARED_ERROR: dict[str, Any] = {"criterion": "bic", "noise": 1 / (2 * math.pi), "strength": 5e-10}
-
-
-class _Samples(nn.Module):
-    """The picture's own numbers as features."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.float()
 
 
 def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
@@ -83,7 +77,7 @@ def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
         if image.shape[0] == 4:  # what is transparent has no colour
             values = torch.cat([values[:, :3] * values[:, 3:] / 255, values[:, 3:]], 1)
         values *= _SCALE
-        tokenizer = Tokenizer(_Samples(), leaves="pixels", distance="ward", **_SQUARED_ERROR)
+        tokenizer = Tokenizer(nn.Identity(), leaves="pixels", distance="ward", **_SQUARED_ERROR)
         cut = tokenizer.hierarchy(values).cut(max_tokens=max_leaves)
         labels, leaves = cut.labels, int(cut.counts)
         graph = region_graph(labels, num_segments=leaves)
@@ -184,32 +178,28 @@ def _outlines(
         planes = torch.from_numpy(np.concatenate([start[:, :, None], slopes], -1))
         noise = torch.from_numpy(fills.linear_error / np.maximum(fills.count, 1))
         fitted = fit_curves(edge_points(arcs, pixels, labels, planes=planes, noise=noise), tolerance=tolerance)
-        return _keep_frame(arcs, fitted.points, fitted.offsets, labels, 3)
+        return _keep_frame(arcs, fitted, labels)
     if tolerance > 0:
-        lines = simplify(arcs, tolerance=tolerance, method="douglas-peucker")
-        return _keep_frame(arcs, lines.points.double(), lines.offsets, labels, 1)
+        arcs = simplify(arcs, tolerance=tolerance, method="douglas-peucker")
     return arcs.points.double(), arcs.offsets
 
 
-def _keep_frame(arcs: Arcs, points: Tensor, offsets: Tensor, labels: Tensor, times: int) -> tuple[Tensor, Tensor]:
-    """The outlines, but arcs along the frame as they are: the background would show where its corners are cut.
-
-    The handles of a line lie at its ends, so among control points corners are there `times` = 3 times.
-    """
+def _keep_frame(arcs: Arcs, fitted: Chains, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The curves, but arcs along the frame as they are: the background would show where its corners are cut."""
     height, width = labels.shape
     y, x = arcs.points.unbind(1)
-    inside = torch.cat([offsets.new_zeros(1), ((y > 0) & (y < height) & (x > 0) & (x < width)).cumsum(0)])
+    inside = torch.cat([fitted.offsets.new_zeros(1), ((y > 0) & (y < height) & (x > 0) & (x < width)).cumsum(0)])
     frame = (inside[arcs.offsets].diff() == 0) & ((arcs.left < 0) | (arcs.right < 0))
-    sizes = torch.where(frame, times * (arcs.offsets.diff() - 1) + 1, offsets.diff())
-    begins, outlines = arcs.offsets.tolist(), offsets.tolist()
+    sizes = torch.where(frame, 3 * (arcs.offsets.diff() - 1) + 1, fitted.offsets.diff())
+    begins, outlines = arcs.offsets.tolist(), fitted.offsets.tolist()
     pieces, done = [], 0
     for arc in frame.nonzero().view(-1).tolist():
-        corners = arcs.points[begins[arc] : begins[arc + 1]].double().repeat_interleave(times, 0)
-        ends = times // 2  # of three times each, once at the two ends less
-        pieces += [points[done : outlines[arc]], corners[ends : len(corners) - ends]]
+        # The handles of a line lie at its ends: corners are there three times, the two ends twice.
+        corners = arcs.points[begins[arc] : begins[arc + 1]].double().repeat_interleave(3, 0)
+        pieces += [fitted.points[done : outlines[arc]], corners[1:-1]]
         done = outlines[arc + 1]
-    pieces.append(points[done:])
-    return torch.cat(pieces), torch.cat([offsets.new_zeros(1), sizes.cumsum(0)])
+    pieces.append(fitted.points[done:])
+    return torch.cat(pieces), torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
 
 
 def _colors(mean: NDArray[np.float64], opacity: NDArray[np.float64]) -> NDArray[np.uint8]:

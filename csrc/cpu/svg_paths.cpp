@@ -1,7 +1,7 @@
 // Path data of segments that are painted one over the other. A segment that is painted later has its boundary right;
-// the one below goes on underneath. So no background shows through where two segments meet, and what they share is
-// written once. Which goes below which is chosen so that little is written again: again and again the segment whose
-// other boundaries are shortest goes on top of the neighbour with which it shares most.
+// the one below goes on underneath, so no background shows through where two segments meet. Which goes below which is
+// chosen so that little is written again: again and again the segment whose other boundaries are shortest goes on top
+// of the neighbour with which it shares most.
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -14,8 +14,8 @@ namespace dhvt {
 namespace {
 
 constexpr double kMost = 1 << 30;  // of what is written: products of two differences fit int64
-constexpr size_t kSmall =
-    64;  // neighbours up to which a segment's priority is kept exact; with more, it may be an old one
+// Neighbours up to which a segment's priority is kept exact; with more, it may be an old one.
+constexpr size_t kSmall = 64;
 
 // Arc a gives two darts, 2 a along it and 2 a + 1 back.
 class Map {
@@ -90,18 +90,15 @@ class Layers {
       queue_.pop();
       if (top.version != version_[top.segment] || painted[top.segment]) continue;
       const int32_t s = top.segment;
-      const int32_t below = best(s).first;
+      const auto [below, common] = best(s);
       if (below < 0) continue;
-      const int64_t key = priority(s, below);
-      if (key > top.key) {
+      if (total_[s] - common > top.key) {
         push(s);
         continue;
       }
       put(s);
       // It joins what lies below.
       const auto touched = shared_[s];
-      int64_t common = 0;
-      for (const auto& [other, price] : touched) common += other == below ? price : 0;
       parent_[s] = below;
       total_[below] += total_[s] - 2 * common;
       darts_[below].insert(darts_[below].end(), darts_[s].begin(), darts_[s].end());
@@ -149,12 +146,6 @@ class Layers {
     for (const auto& entry : list)
       if (opaque_[entry.first] && entry.second > found.second) found = entry;
     return found;
-  }
-
-  int64_t priority(int32_t s, int32_t below) {
-    int64_t common = 0;
-    for (const auto& [other, price] : shared_[s]) common += other == below ? price : 0;
-    return total_[s] - common;
   }
 
   void push(int32_t s) {

@@ -42,10 +42,10 @@ def _(
 
 
 def svg_paths(points: Tensor, offsets: Tensor, arcs: Arcs, *, opaque: Tensor, curves: bool, scale: float) -> Paths:
-    """Path data of every segment, for painting in this order with the even-odd rule.
+    """Path data of every segment, for painting in this order, even-odd or by winding number.
 
     Where two segments meet, the upper one has the boundary right, and the lower one goes on underneath. So no
-    background shows through between them, and what they share is written once. Again and again the opaque segment whose
+    background shows through between them. Again and again the opaque segment whose
     other boundaries, which are written again below it, are shortest goes on top of the opaque neighbour with which it
     shares most:
 
