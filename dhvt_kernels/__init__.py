@@ -2,7 +2,7 @@
 
 from . import heads, losses
 from . import ops as _operators
-from ._native import backend, register_backends
+from ._backends import backend, register_backends, supports
 from .features import ConvEncoder, SmoothedLab
 from .hierarchy import Hierarchy, Selection
 from .injection import MeanInjection
@@ -37,6 +37,7 @@ __all__ = [
     "render_svg",
     "retrofit",
     "search_svg",
+    "supports",
     "svg_psnr",
     "to_html",
     "to_svg",

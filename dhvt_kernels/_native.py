@@ -1,23 +1,13 @@
-"""Finds and loads the compiled library; keeps the reason when it cannot; registers the reference below it."""
+"""Finds and loads the compiled library; keeps the reason when it cannot."""
 
-import contextlib
 import ctypes
-import importlib
-import logging
-import os
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ._schema import NAMESPACE, SCHEMAS, library
-
-logger = logging.getLogger("dhvt_kernels")
+from . import _schema as _schema  # the library's kernels need their schemas
 
 LIBRARY_PATH = Path(__file__).with_name("_C.so")
-BACKENDS = ("auto", "reference", "native")
 
 
 def _load() -> str | None:
@@ -78,82 +68,35 @@ def cuda_architectures() -> str | None:
     return found().decode()
 
 
-def _reference(operator: str) -> Callable[..., Any]:
-    """The plain PyTorch implementation of an operator, found by name in `reference/`."""
-    return getattr(importlib.import_module(".reference", __package__), operator)
+def cuda_missing() -> str | None:
+    """Why the library's CUDA kernels cannot run on the GPUs of this machine; None when they can. Starts CUDA."""
+    if native_error is not None:
+        return native_error
+    built = cuda_architectures()
+    if built is None:
+        return "the library was built without CUDA kernels"
+    reason = gpu_missing()
+    if reason is not None:
+        return reason
+    for device in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_capability(device)
+        if not _has_code(built, found):
+            return f"the library has no code for device {device} (sm_{found[0]}{found[1]}); it was built for {built}"
+    return None
 
 
-def supports(backend: str) -> str | None:
-    """The reason why a backend cannot run here; None when it can."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}; found {backend!r}")
-    return native_error if backend == "native" else None
+def gpu_missing() -> str | None:
+    """Why torch has no GPU here; None when it has one. Does not start CUDA."""
+    if torch.version.cuda is None:
+        return "torch was built without CUDA"
+    return None if torch.cuda.is_available() else "torch finds no GPU"
 
 
-@contextlib.contextmanager
-def backend(name: str) -> Iterator[None]:
-    """Force a backend inside a `with` block, for tests and benchmarks.
-
-    Args:
-        name: `"reference"` (plain PyTorch), `"native"` (the compiled library) or `"auto"` (the best there is).
-
-    Raises:
-        ValueError: the name is unknown.
-        RuntimeError: the backend cannot run here; the message holds the reason.
-
-    Note:
-        The choice is a registration with the dispatcher, for the whole process: it is not thread-safe, and a function
-        compiled by `torch.compile` obeys it too. The environment variable `DHVT_KERNELS_BACKEND` forces one from the
-        start.
-
-    Example:
-        >>> import dhvt_kernels
-        >>> with dhvt_kernels.backend("reference"):
-        ...     pass
-    """
-    before = _forced.name
-    _forced.switch(name)
-    try:
-        yield
-    finally:
-        _forced.switch(before)
-
-
-class _Forced:
-    """The backend in force, and the registration that hides the compiled kernels while it is the reference."""
-
-    def __init__(self) -> None:
-        self.name = "auto"
-        self._override: torch.library.Library | None = None
-
-    def switch(self, name: str) -> None:
-        reason = supports(name)
-        if reason is not None:
-            raise RuntimeError(f"backend {name!r} cannot run: {reason}")
-        if self._override is not None:
-            self._override._destroy()
-            self._override = None
-        self.name = name
-        if name != "reference" or native_error is not None:
-            return
-        self._override = torch.library.Library(NAMESPACE, "IMPL")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*other operators may also be overridden", category=UserWarning)
-            for operator in SCHEMAS:
-                for key in ("CPU", "CUDA"):
-                    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{operator}", key):
-                        self._override.impl(operator, _reference(operator), key, allow_override=True)
-
-
-_forced = _Forced()
-
-
-def register_backends() -> None:
-    """Put the reference below every backend, so that it runs wherever no kernel is; then obey the environment."""
-    for operator in SCHEMAS:
-        library.impl(operator, _reference(operator), "CompositeExplicitAutograd")
-    _forced.switch(os.environ.get("DHVT_KERNELS_BACKEND", "auto"))
-    if "DHVT_KERNELS_CPU" in os.environ and native_error is None:
-        use_cpu_level(os.environ["DHVT_KERNELS_CPU"])
-    if native_error is not None and _forced.name == "auto":
-        logger.warning("running on the plain PyTorch reference, which is slow: %s", native_error)
+def _has_code(built: str, device: tuple[int, int]) -> bool:
+    """Machine code runs on devices of its major version from its minor version on, PTX on all later ones."""
+    for entry in built.split():
+        kind, _, number = entry.partition("_")
+        version = divmod(int(number.rstrip("af")), 10)
+        if version <= device and (kind == "PTX" or version[0] == device[0]):
+            return True
+    return False

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from . import _native
+from ._backends import BACKENDS, DEVICES, supports
 
 STABLE_ABI = "2.10"
 
@@ -27,10 +28,9 @@ def collect() -> dict[str, Any]:
             "platform": platform.platform(),
         },
         "backends": {
-            "reference": _native.supports("reference"),
-            "native CPU": _native.supports("native"),
-            "native CUDA": _cuda_missing(),
-            "triton": "this version has no Triton kernels",
+            f"{backend} on {device}": supports("segment_sum", backend=backend, device=device)
+            for device in DEVICES
+            for backend in BACKENDS[1:]
         },
         "cpu": {
             "name": _cpu_name(),
@@ -54,18 +54,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cuda_missing() -> str | None:
-    if _native.native_error is not None:
-        return _native.native_error
-    if _native.cuda_architectures() is None:
-        return "the library was built without CUDA kernels"
-    if torch.version.cuda is None:
-        return "torch was built without CUDA"
-    if not torch.cuda.is_available():
-        return "torch finds no GPU"
-    return None
 
 
 def _cpu_name() -> str:

@@ -11,8 +11,8 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 import dhvt_kernels
-from dhvt_kernels import _native
-from dhvt_kernels._schema import NAMESPACE, SCHEMAS, ops
+from dhvt_kernels import _backends, _native, triton
+from dhvt_kernels._schema import HOST_OPERATORS, NAMESPACE, SCHEMAS, ops
 
 EMULATED = "dhvt_emulated"
 #: What `make` builds of the CUDA sources for the CPU (docs/emulation.md).
@@ -45,12 +45,20 @@ CUDA_OPERATORS = {
     )
     if here
 }
+#: The operators with a Triton kernel, of the one way of running them: in Triton's interpreter, or on a GPU.
+TRITON_OPERATORS = (
+    {"triton-interpreted" if triton.interpreted else "triton": [op for op in sorted(set(SCHEMAS) - set(HOST_OPERATORS)) if hasattr(triton, op)]}
+    if triton.missing_on("cuda") is None
+    else {}
+)
+#: Both: the backends whose kernels are slow to run here, and their operators.
+KERNELS = {**CUDA_OPERATORS, **TRITON_OPERATORS}
 NATIVE = [f"native-{level}" for level in _native.cpu_levels()]
 
 
 def stem(operator: str) -> str:
     """The file stem of an operator."""
-    return _native._reference(operator).__module__.rpartition(".")[2]
+    return _backends._reference(operator).__module__.rpartition(".")[2]
 
 
 def moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
@@ -63,22 +71,23 @@ def _kernel(backend: str, operator: str) -> Callable[..., Any]:
     """What takes tensors of the CPU and runs the operator on a backend."""
     if backend == "cuda-emulated":
         return getattr(getattr(torch.ops, EMULATED), operator).default
+    kernel = getattr(ops if backend == "cuda" else triton, operator)
 
     def on_gpu(*arguments: Any) -> Any:
         there = tree_map_only(torch.Tensor, lambda tensor: moved(tensor, "cuda"), arguments)
-        return tree_map_only(torch.Tensor, torch.Tensor.cpu, getattr(ops, operator)(*there))
+        return tree_map_only(torch.Tensor, torch.Tensor.cpu, kernel(*there))
 
-    return on_gpu
+    return kernel if backend == "triton-interpreted" else on_gpu
 
 
 @contextlib.contextmanager
 def use(name: str) -> Iterator[None]:
     """Run the operators on a backend inside a `with` block; tensors stay on the CPU."""
-    if name in CUDA_OPERATORS:
+    if name in KERNELS:
         override = torch.library.Library(NAMESPACE, "IMPL")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*other operators may also be overridden", category=UserWarning)
-            for operator in CUDA_OPERATORS[name]:
+            for operator in KERNELS[name]:
                 override.impl(operator, _kernel(name, operator), "CPU", allow_override=True)
         try:
             yield

@@ -2,9 +2,13 @@
 
 import os
 
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton's kernels are defined
+# Two lines apart from the other imports: they define them.
 import backends
 import pytest
-import torch
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products ask for on a GPU
 
@@ -19,15 +23,15 @@ def _poisoned_outputs():
 
 
 def pytest_generate_tests(metafunc):
-    """Runs a test that takes `backend` once per backend; on the emulated GPU, which is slow, only operators' tests."""
+    """Runs a test that takes `backend` once per backend; what is slow without a GPU in operators' tests only."""
     if "backend" in metafunc.fixturenames:
         stem = metafunc.module.__name__.removeprefix("test_")
-        cuda = [
+        kernels = [
             name
-            for name, operators in backends.CUDA_OPERATORS.items()
-            if name == "cuda" or stem in {*operators, *map(backends.stem, operators)}
+            for name, operators in backends.KERNELS.items()
+            if name in ("cuda", "triton") or stem in {*operators, *map(backends.stem, operators)}
         ]
-        metafunc.parametrize("backend", [*backends.NATIVE, "reference", *cuda], indirect=True)
+        metafunc.parametrize("backend", [*backends.NATIVE, "reference", *kernels], indirect=True)
 
 
 @pytest.fixture

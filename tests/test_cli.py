@@ -64,19 +64,19 @@ def test_info(dhvt):
     assert (code, errors) == (0, [])
     facts = json.loads(text)
     assert facts["versions"]["torch"] == torch.__version__
-    assert facts["backends"]["reference"] is None
-    assert facts["backends"]["native CPU"] is None
+    assert facts["backends"]["reference on cpu"] is None
+    assert facts["backends"]["native on cpu"] is None
     assert facts["cpu"]["threads"] == torch.get_num_threads()
     assert facts["build"]["library"].endswith("_C.so")
     code, text, _ = dhvt("info")
     assert code == 0
-    for word in ("native CPU", "available", "missing", torch.__version__):
+    for word in ("native on cpu", "triton on cuda", "available", "missing", torch.__version__):
         assert word in text
 
 
 def test_info_names_the_reason(dhvt, monkeypatch):
     monkeypatch.setattr("dhvt_kernels._native.native_error", "it was not built")
-    assert json.loads(dhvt("info", "--json")[1])["backends"]["native CPU"] == "it was not built"
+    assert json.loads(dhvt("info", "--json")[1])["backends"]["native on cpu"] == "it was not built"
 
 
 @pytest.mark.parametrize("command", [cli.tokenize, cli.view])

@@ -10,6 +10,7 @@ from dhvt_kernels import _native
 from dhvt_kernels._schema import SCHEMAS, ops
 
 OPERATORS = sorted(SCHEMAS)
+TRITON = [(backend, name) for backend, names in backends.TRITON_OPERATORS.items() for name in names]
 
 
 def flat(outputs):
@@ -62,6 +63,12 @@ def check_against_reference(backend, name, dtype):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_native_equals_reference_in_shape_dtype_and_value(level, name, dtype):
     check_against_reference(f"native-{level}", name, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("triton", "name"), TRITON)
+def test_triton_equals_reference_in_shape_dtype_and_value(triton, name, dtype):
+    check_against_reference(triton, name, dtype)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -165,7 +165,7 @@ def test_sources_compile_for_aarch64(tmp_path):
 def test_without_the_library_it_runs_on_the_reference_and_says_so_once(tmp_path):
     copy_sources(tmp_path)
     message = use(tmp_path)
-    assert message.count("running on the plain PyTorch reference") == 1
+    assert message.count("tensors run on the plain PyTorch reference") == 1
     assert "_C.so was not built" in message
     assert len(message.splitlines()) == 1
 
@@ -184,7 +184,7 @@ def test_without_a_compiler_it_installs_and_says_so(tmp_path):
     assert "no C++ compiler found" in result.stdout + result.stderr
     (file,) = (source / "dist").glob("*.whl")
     zipfile.ZipFile(file).extractall(source / "site")
-    assert "running on the plain PyTorch reference" in use(source / "site")
+    assert "tensors run on the plain PyTorch reference" in use(source / "site")
 
 
 def test_without_torch_the_build_prints_the_command(tmp_path):

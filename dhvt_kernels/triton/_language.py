@@ -1,0 +1,58 @@
+"""Triton, or what stands for it where it is not installed: modules of kernels can always be imported."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+OLDEST = (3, 4)
+
+#: Why there is no Triton to run kernels with; None when there is.
+missing: str | None = None
+
+try:
+    import triton
+    import triton.language as tl
+
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+        missing = f"Triton {triton.__version__} is older than {OLDEST[0]}.{OLDEST[1]}"
+except ImportError as error:
+    missing = f"Triton is not installed ({error})"
+
+if missing is None:
+    jit = triton.jit
+    cdiv, next_power_of_2 = triton.cdiv, triton.next_power_of_2
+else:
+
+    class _Absent:
+        """Stands for `triton.language` where kernels are defined, and for a kernel, which says why when launched."""
+
+        def __getattr__(self, name: str) -> Any:
+            return self
+
+        def __call__(self, *arguments: Any) -> Any:
+            return self
+
+        def __getitem__(self, grid: Any) -> Any:
+            raise RuntimeError(f"dhvt_kernels.triton: {missing}")
+
+    tl = _Absent()
+
+    def jit(function: Callable[..., Any]) -> Any:
+        return _Absent()
+
+    def cdiv(x: int, y: int) -> int:
+        return -(-x // y)
+
+    def next_power_of_2(n: int) -> int:
+        return 1 << max(n - 1, 0).bit_length()
+
+
+def triton_dtype(dtype: torch.dtype) -> Any:
+    """torch.float32 as tl.float32, and so on: how a kernel is told what it accumulates in."""
+    return getattr(tl, str(dtype).removeprefix("torch."))
+
+
+#: Whether kernels run in Triton's interpreter, on tensors of any device: decided when they are defined, that is, now.
+interpreted = missing is None and os.environ.get("TRITON_INTERPRET") == "1"
