@@ -5,7 +5,8 @@
 
 A `ConvEncoder`, a `Tokenizer` on it and a `MeanInjection` learn to paint images with one linear map of their segments'
 features (`dk.losses.reconstruction_loss`), on the photographs that scikit-image ships or on those of a folder. The
-weights that are written load into any tokenizer made by `make_tokenizer`, and so into `dk.retrofit`.
+weights that are written load into any tokenizer made by `make_tokenizer`, and so into `dk.retrofit`. Beside them a
+picture: photographs, and their segments in mean colours, before the training and after it.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import dhvt_kernels as dk
-from dhvt_kernels.imaging import find_images, load_image
+from dhvt_kernels.imaging import find_images, load_image, save_image
 
 CHANNELS = 8
 # All of these are inside the scikit-image wheel: nothing is downloaded.
@@ -88,14 +89,14 @@ class Painter(nn.Module):
 
 
 @torch.no_grad()
-def evaluate(tokenizer: dk.Tokenizer, images: Tensor) -> tuple[float, float]:
-    """The loss, and its least for these segments: with the mean colour of each."""
+def evaluate(tokenizer: dk.Tokenizer, images: Tensor) -> tuple[float, float, Tensor]:
+    """The loss, and its least for these segments: with the mean colour of each; the images in these colours."""
     tokenizer.eval()
     partition = tokenizer(images)
     loss = dk.losses.reconstruction_loss(images, partition, tokenizer.mean_inject)
     means = dk.segment_gather(partition.pool(images), partition.labels)
     tokenizer.train()
-    return loss.item(), (images - means).square().sum(1).mean().item()
+    return loss.item(), (images - means).square().sum(1).mean().item(), means
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -147,8 +148,10 @@ def main(arguments: list[str] | None = None) -> None:
         skipped = crops.skipped | middles.skipped
         print(f"{len(photographs)} photographs, {len(skipped)} of them skipped")
         print("middle crops: loss; loss with the mean colours of the segments, their least")
-        for name, (loss, least) in (("before", before), ("after", after)):
+        for name, (loss, least, _) in (("before", before), ("after", after)):
             print(f"{name:>6}: {loss:.4f} {least:.4f}")
+        rows = torch.cat([torch.cat(images.unbind(), 2) for images in (check, before[2], after[2])], 1)
+        save_image((255 * rows).round().to("cpu", torch.uint8), options.output.with_suffix(".png"))
         print(f"{options.output}: read back, it gives {'the same' if same else 'OTHER'} tokens")
 
 

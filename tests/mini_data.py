@@ -1,13 +1,12 @@
 """For the tests of training, skipped without its libraries: photographs in the folder formats of real data sets."""
 
 import io
+import sys
 import tarfile
 from importlib.util import find_spec
+from pathlib import Path
 
-import numpy as np
 import pytest
-import skimage.data
-from PIL import Image
 from vits import library
 
 for needed in ("accelerate", "datasets", "omegaconf", "tensorboard", "timm", "torchvision", "webdataset"):
@@ -15,25 +14,12 @@ for needed in ("accelerate", "datasets", "omegaconf", "tensorboard", "timm", "to
         pytest.skip(f"training needs {needed}", allow_module_level=True)
 library("timm")
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
 import datasets  # noqa: E402
+from miniatures import CLASSES, ade20k, class_folders, crops, labels_of  # noqa: E402
 
-CLASSES = {"astronaut": skimage.data.astronaut, "coffee": skimage.data.coffee}
-
-
-def crops(number, first=0):
-    """(class, name, image 80 x 60)."""
-    for label, (name, photograph) in enumerate(CLASSES.items()):
-        image = Image.fromarray(photograph())
-        for i in range(first, first + number):
-            left, top = 37 * i, 23 * i
-            yield label, f"{name}_{i}", image.crop((left, top, left + 80, top + 60))
-
-
-def labels_of(image):
-    """0, 1 or 2 by brightness."""
-    bright = np.array(image.convert("L"))
-    return Image.fromarray((bright > 80).astype(np.uint8) + (bright > 160).astype(np.uint8))
-
+__all__ = ["ade20k", "class_folders", "corrupt", "crops", "hugging_face", "labels_of", "pairs", "shards"]
 
 def jpeg(image):
     file = io.BytesIO()
@@ -47,33 +33,12 @@ def png(image):
     return file.getvalue()
 
 
-def class_folders(root, number, first=0):
-    for label, name, image in crops(number, first):
-        folder = root / list(CLASSES)[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.jpg").write_bytes(jpeg(image))
-    return root
-
-
 def corrupt(root):
     """One image of text, one cut off; their names."""
     first, second = sorted(root.rglob("*.jpg"))[1::4][:2]
     first.write_text("no image")
     second.write_bytes(second.read_bytes()[:300])
     return [str(first), str(second)]
-
-
-def ade20k(root, number):
-    """0 is ignored, 1 to 3 are classes."""
-    for split, first in (("training", 0), ("validation", number)):
-        for kind in ("images", "annotations"):
-            (root / kind / split).mkdir(parents=True)
-        for _, name, image in crops(number, first):
-            labels = np.array(labels_of(image)) + 1
-            labels[:5] = 0
-            (root / "images" / split / f"{name}.jpg").write_bytes(jpeg(image))
-            (root / "annotations" / split / f"{name}.png").write_bytes(png(Image.fromarray(labels)))
-    return root
 
 
 def pairs(root, number):

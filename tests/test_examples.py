@@ -56,6 +56,7 @@ def test_pretrain_encoder(tmp_path, capsys):
     before, after = (float(re.search(rf"{name}: (\S+)", text)[1]) for name in ("before", "after"))
     assert after < 0.5 * before
     assert "it gives the same tokens" in text
+    assert load_image(file.with_suffix(".png")).shape == (3, 3 * 32, 5 * 32)
 
     tokenizer = example.make_tokenizer()
     fresh = tokenizer.features.color[0].weight.clone()
