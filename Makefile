@@ -8,7 +8,7 @@ BENCH ?= --benchmark-max-time=0.5
 CPP := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h csrc/*/*/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh)
 EMULATION := $(wildcard tests/emulation/*.h tests/emulation/*.cpp)
 
-.PHONY: venv demo test fuzz sanitize bench gpu lint format clean wheel
+.PHONY: venv demo test fuzz sanitize bench gpu docs lint format clean wheel
 
 venv: .venv/built
 
@@ -35,6 +35,10 @@ bench: .venv/bench
 # On a machine with a GPU, on its own python3 and torch: build, tests, sanitizers, benchmarks (docs/cuda.md).
 gpu:
 	benchmarks/gpu.sh
+
+# The documentation site in build/site; a warning is an error. Its pictures: docs/pictures.py, docs/gallery.py.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lint: venv
 	$(BIN)/ruff check .
