@@ -19,4 +19,6 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """In the project `docs/x.md` links to `../CONTRIBUTING.md`; on the site both are in one folder."""
+    if page.parent is None:  # alone behind its tab: there is nothing to list beside it
+        page.meta["hide"] = ["navigation"]
     return markdown if "/" in page.file.src_uri else markdown.replace("](../", "](")

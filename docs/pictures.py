@@ -41,8 +41,10 @@ def row(*panels: tuple[str, Tensor, str]) -> Image.Image:
 
 def enlarge(picture: Tensor, top: int, left: int, side: int) -> Tensor:
     """A square of a picture at SIDE x SIDE, its pixels as squares."""
-    return picture[:, top : top + side, left : left + side].repeat_interleave(SIDE // side, 1).repeat_interleave(
-        SIDE // side, 2
+    return (
+        picture[:, top : top + side, left : left + side]
+        .repeat_interleave(SIDE // side, 1)
+        .repeat_interleave(SIDE // side, 2)
     )
 
 
@@ -147,9 +149,7 @@ def budgets() -> Image.Image:
     image = photograph("astronaut")
     numbers = [16, 64, 196, 400]
     cuts = dk.Tokenizer().hierarchy(image[None]).cut(max_tokens=numbers, strength=[0.0] * len(numbers))
-    rows = [
-        [(draw(image, cut), f"{int(cut.counts[0])} tokens") for cut in cuts] for draw in (overlay, mean_colors)
-    ]
+    rows = [[(draw(image, cut), f"{int(cut.counts[0])} tokens") for cut in cuts] for draw in (overlay, mean_colors)]
     return sheet(rows, [f"at most {number}" for number in numbers], SIDE)
 
 

@@ -21,6 +21,7 @@ from miniatures import CLASSES, ade20k, class_folders, crops, labels_of  # noqa:
 
 __all__ = ["ade20k", "class_folders", "corrupt", "crops", "hugging_face", "labels_of", "pairs", "shards"]
 
+
 def jpeg(image):
     file = io.BytesIO()
     image.save(file, "JPEG")

@@ -26,7 +26,8 @@ SLOW = ["docs/examples.md"]
 REASONS = {"installs", "minutes", "needs data", "needs a GPU"}
 
 BLOCK = re.compile(r"(?:^<!-- (not run|needs): (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"    (?:\$ |>>> )?(?:make|pip|python|dhvt|cmake|torchrun|ncu|git|import|from|for|with|[A-Z_]+=\S+) \S")
+PROGRAMS = "make|pip|python|dhvt|cmake|torchrun|ncu|git|import|from|for|with"
+COMMAND = re.compile(rf"    (?:\$ |>>> )?(?:{PROGRAMS}|[A-Z_]+=\S+) \S")
 
 
 class Block(NamedTuple):
@@ -63,6 +64,7 @@ def folder(tmp_path, monkeypatch):
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests" / "site")]))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # conftest.py sets it; the pages say where they want it
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
