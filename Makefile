@@ -38,7 +38,7 @@ gpu:
 
 # The documentation site in build/site; a warning is an error. Its pictures: docs/pictures.py, docs/gallery.py.
 docs: venv
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: venv
 	$(BIN)/ruff check .

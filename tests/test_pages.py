@@ -162,6 +162,15 @@ def test_pictures_of_concepts(tmp_path):
         assert Image.open(tmp_path / name).size == Image.open(ROOT / "docs/images/concepts" / name).size
 
 
+@pytest.mark.slow
+def test_pictures_of_gallery(folder):
+    """The script runs the training examples as the page says, and draws what the page shows."""
+    subprocess.run([sys.executable, ROOT / "docs/gallery.py", "--output", folder / "pictures"], check=True)
+    drawn = {path.name for path in (folder / "pictures").iterdir()}
+    shown = set(re.findall(r"\(images/gallery/([^)]+)\)", (ROOT / "docs/examples.md").read_text()))
+    assert drawn == shown == {path.name for path in (ROOT / "docs/images/gallery").iterdir()}
+
+
 def test_reference_has_every_public_name():
     import dhvt_kernels as dk
 

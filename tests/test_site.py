@@ -1,6 +1,8 @@
 """The documentation site, opened as files in headless Chromium, without a network."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -31,9 +33,23 @@ def site(tmp_path_factory):
     if find_spec("mkdocs") is None:
         pytest.skip("needs mkdocs")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
     return folder
+
+
+def test_a_warning_is_an_error(tmp_path):
+    """Such as a link to nowhere; `mkdocs --quiet` would pass over it."""
+    if find_spec("mkdocs") is None:
+        pytest.skip("needs mkdocs")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("[x](nowhere.md)")
+    (tmp_path / "mkdocs.yml").write_text("site_name: x")
+    (recipe,) = re.findall(r"^docs:.*\n\t(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    command = [sys.executable, "-m", *shlex.split(recipe.replace("$(BIN)/", ""))[1:]]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 1
+    (tmp_path / "docs" / "index.md").write_text("nothing wrong")
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("window", WINDOWS)
