@@ -87,8 +87,8 @@ def operator(
 ) -> Callable[[Callable[[Scene], Work]], Callable[[Scene], Work]]:
     """Register a function from a scene to work, at shapes "BxCxHxW".
 
-    `reference`: the most elements, B C H W, that the reference is measured at. `compiled`: at the first shape of a GPU,
-    forward, the reference is measured under torch.compile, too.
+    `reference`: the most elements, B C H W, that the reference is measured at. `compiled`: at the first shape of a
+    device, forward, the reference is measured under torch.compile, too.
     """
 
     def register(build: Callable[[Scene], Work]) -> Callable[[Scene], Work]:
@@ -98,7 +98,7 @@ def operator(
                 small = batch * channels * height * width <= reference
                 for direction in (FORWARD, BACKWARD)[: 1 + backward]:
                     first = number == 0
-                    also = compiled and first and device == "cuda" and direction == FORWARD
+                    also = compiled and first and direction == FORWARD
                     CASES.append(Case(build.__name__, build, shape, direction, device, first, small, also))
         return build
 
