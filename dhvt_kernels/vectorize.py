@@ -43,16 +43,16 @@ _SQUARED_ERROR: dict[str, Any] = {"criterion": "bic", "noise": 1 / (2 * math.pi)
 def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
     """A hierarchy for `to_svg`: regions of the picture's own colours, by squared error and length of boundary.
 
-    Pixels are merged by Ward's distance; the best cut with `max_leaves` segments is merged again, by the squared error
-    per length of common boundary (`"ward_length"`), because boundaries are what an SVG file consists of. Cuts are by
-    squared error.
+    Pixels are merged by Ward's distance; the best cut with `max_leaves` segments is merged again, the nearest pair of
+    all first, by the squared error over the root of the length of the common boundary (`"ward_root"`), because
+    boundaries are what an SVG file consists of. Cuts are by squared error.
 
     Args:
         image: [C,H,W], sRGB, floating point in [0, 1] or uint8; with C = 4 the last channel is alpha.
         max_leaves: the most segments that a cut can have.
 
     Returns:
-        `Hierarchy` of this one image, on its device.
+        `Hierarchy` of this one image, on the CPU.
 
     Raises:
         TypeError: the image is neither floating point nor uint8.
@@ -79,10 +79,10 @@ def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
         values *= _SCALE
         tokenizer = Tokenizer(nn.Identity(), leaves="pixels", distance="ward", **_SQUARED_ERROR)
         cut = tokenizer.hierarchy(values).cut(max_tokens=max_leaves)
-        labels, leaves = cut.labels, int(cut.counts)
+        values, labels, leaves = values.cpu(), cut.labels.cpu(), int(cut.counts)
         graph = region_graph(labels, num_segments=leaves)
         moments = segment_moments(values, labels, num_segments=leaves)
-        tree = merge_tree(moments, graph.edges, graph.lengths, distance="ward_length")
+        tree = merge_tree(moments, graph.edges, graph.lengths, distance="ward_root", order="best")
     return Hierarchy(labels, tree, Selection(**_SQUARED_ERROR), True, node_features=tree.moments.mean / _SCALE)
 
 

@@ -1,11 +1,21 @@
 """Merging of a region graph into a binary tree, the nearest pair of all first."""
 
 import heapq
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .merge_tree import distances, join, merge_images
+
+
+@dataclass
+class _Contact:
+    """Where two regions touch."""
+
+    length: int
+    offer: int = -1
+    """The number of its latest distance."""
 
 
 def _merge_image(
@@ -20,36 +30,54 @@ def _merge_image(
     max_rounds: float,
 ) -> None:
     """Merge one image in place, each merge a round of its own."""
-    boundary = moments[5]
-    neighbours: list[dict[int, int]] = [{} for _ in parent]  # and the length to each
-    heap: list[tuple[float, int, int]] = []
+    count, boundary = moments[0], moments[5]
+    contacts: list[dict[int, _Contact]] = [{} for _ in parent]  # of each node, by the other
+    heap: list[tuple[float, int]] = []
+    ends: list[tuple[int, int]] = []  # of each offer, when it was made
 
-    def offer(pairs: dict[tuple[int, int], int]) -> None:
-        ends = torch.tensor(list(pairs), device=boundary.device).reshape(-1, 2)
-        common = torch.tensor(list(pairs.values()), device=boundary.device)
-        values = distances(ends, common, moments, distance, compactness, noise).tolist()
-        for (u, v), value in zip(pairs, values, strict=True):
-            heapq.heappush(heap, (value, u, v))
+    def at_present(pairs: list[tuple[int, int]]) -> list[float]:
+        common = torch.tensor([contacts[u][v].length for u, v in pairs], dtype=torch.int64, device=count.device)
+        of = torch.tensor(pairs, dtype=torch.int64, device=count.device).reshape(-1, 2)
+        return distances(of, common, moments, distance, compactness, noise).tolist()
+
+    def offer(pairs: list[tuple[int, int]]) -> None:
+        for (u, v), value in zip(pairs, at_present(pairs), strict=True):
+            contacts[u][v].offer = len(ends)
+            heapq.heappush(heap, (value, len(ends)))
+            ends.append((u, v))
+
+    def newest(node: int) -> int:
+        while parent[node] >= 0:
+            node = parent[node]
+        return node
 
     for (u, v), length in edges.items():
-        neighbours[u][v] = neighbours[v][u] = length
-    offer(edges)
+        contacts[u][v] = contacts[v][u] = _Contact(length)
+    offer(sorted(edges))
     merges = 0
     while heap and merges < max_rounds:
-        _, a, b = heapq.heappop(heap)
-        if parent[a] >= 0 or parent[b] >= 0:
-            continue  # one of them has merged since: this is no pair any more
+        value, number = heapq.heappop(heap)
+        a, b = sorted(map(newest, ends[number]))
+        if a == b or contacts[a][b].offer != number:
+            continue
+        if at_present([(a, b)])[0] > value:
+            offer([(a, b)])
+            continue
         node = leaves + merges
         merges += 1
         parent[a] = parent[b] = node
         round_[node] = merges
         join(moments, node, a, b)
-        boundary[node] -= 2 * neighbours[a][b]
-        for child in (a, b):
-            for v, length in neighbours[child].items():
-                if parent[v] < 0:
-                    neighbours[node][v] = neighbours[v][node] = neighbours[node].get(v, 0) + length
-        offer({(v, node): length for v, length in neighbours[node].items()})
+        boundary[node] -= 2 * contacts[a][b].length
+        larger, other = (a, b) if count[a] >= count[b] else (b, a)
+        contacts[node] = {v: contact for v, contact in contacts[larger].items() if v != other}
+        changed = sorted(contacts[other].keys() - {larger})
+        for v in changed:
+            contacts[node].setdefault(v, _Contact(0)).length += contacts[other][v].length
+        for v, contact in contacts[node].items():
+            contacts[v].pop(a, None), contacts[v].pop(b, None)
+            contacts[v][node] = contact
+        offer([(v, node) for v in changed])
 
 
 def merge_best(

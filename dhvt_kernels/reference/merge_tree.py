@@ -44,6 +44,8 @@ def distances(
         result = n_u * n_v / (n_u + n_v) * result
     if distance == "ward_length":
         result = result / common.to(mean.dtype)
+    elif distance == "ward_root":
+        result = result / common.to(mean.dtype).sqrt()
     if compactness > 0:
         result = result + compactness * spread
     return torch.where(result.isnan(), math.inf, result)
