@@ -169,11 +169,9 @@ class BestFirst {
   void merge(int32_t at, int32_t node, int32_t round) {
     int32_t u = contacts_[at].u, v = contacts_[at].v;
     if (node_[u] > node_[v]) std::swap(u, v);
-    Region<T> last = tree_.region(node_[v]);
-    const Region<T> first = tree_.region(node_[u]);
-    const bool swapped = first.count < last.count;
-    tree_.join(node, node_[u], first, node_[v], last, contacts_[at].length, round);
-    if (swapped) std::swap(u, v);
+    Region<T> region = tree_.region(node_[v]);
+    tree_.join(node, node_[u], tree_.region(node_[u]), node_[v], region, contacts_[at].length, round);
+    if (tree_.node.count[node_[u]] < tree_.node.count[node_[v]]) std::swap(u, v);
     node_[u] = node;
     contacts_[at].offer = kEnded;
     table_.erase(u, v);

@@ -100,9 +100,9 @@ def merge_tree(
 ) -> MergeTree:
     """Merge neighbouring regions into a binary tree, round by round or the nearest pair of all first.
 
-    With order `"rounds"`, in each round every region u picks the neighbour v of least ``(D(u, v), node of v)``; none declines. The picked
-    pairs merge two by two in the order ``(D, lower node, higher node)``, each making a new node, and the connected
-    groups are the next round's regions. The distances are those at the beginning of the round, with
+    With order `"rounds"`, in each round every region u picks the neighbour v of least ``(D(u, v), node of v)``; none
+    declines. The picked pairs merge two by two in the order ``(D, lower node, higher node)``, each making a new node,
+    and the connected groups are the next round's regions. The distances are those at the beginning of the round, with
     ``S = |mean_u - mean_v|^2``, n the pixel counts and l_uv the length of the common boundary::
 
         feature:      D = S
