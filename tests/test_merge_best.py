@@ -80,8 +80,8 @@ def test_gradients():
     assert torch.autograd.gradcheck(nodes, (mean, m2))
 
 
-def test_many_neighbours_take_no_longer(backend):
-    """A background with many islands, each of which it takes in: looking at all others each time would take minutes."""
+def test_a_background_takes_in_many_islands(backend):
+    """Looking at all that are left each time would take a minute."""
     if backend == "reference":
         pytest.skip("only the kernel promises it")
     islands = 60_000
