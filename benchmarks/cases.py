@@ -292,6 +292,15 @@ def region_graph(s: Scene) -> Work:
     )
 
 
+@operator("1x3x512x512", "1x3x224x224", "1x3x2048x2048", reference=1 << 20)
+def merge_best(s: Scene) -> Work:
+    return Work(
+        lambda: dk.merge_tree(s.moments, s.graph.edges, s.graph.lengths, distance="ward_root", order="best"),
+        (),
+        costs.merge_tree(s),
+    )
+
+
 @operator("1x3x512x512", "1x3x224x224", "8x20x224x224", "1x3x2048x2048", backward=True, reference=1 << 20)
 def merge_tree(s: Scene) -> Work:
     moments, graph = s.moments, s.graph

@@ -50,6 +50,11 @@ SCHEMAS = {
     "Tensor lengths, str distance, float compactness, int depth, float noise=16.0) -> (Tensor parent, Tensor round, "
     "Tensor node_count, Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, "
     "Tensor node_boundary)",
+    # The same with a merge per round, the nearest pair of all; on the CPU only.
+    "merge_best": "(Tensor count, Tensor mean, Tensor m2, Tensor centroid, Tensor box, Tensor boundary, Tensor edges, "
+    "Tensor lengths, str distance, float compactness, int depth, float noise=16.0) -> (Tensor parent, Tensor round, "
+    "Tensor node_count, Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, "
+    "Tensor node_boundary)",
     "merge_pixels": "(Tensor features, Tensor? mask, str distance, float compactness, int depth, float noise=16.0) "
     "-> (Tensor parent, Tensor round, Tensor node_count, Tensor node_mean, Tensor node_m2, Tensor node_centroid, "
     "Tensor node_box, Tensor node_boundary)",

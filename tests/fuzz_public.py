@@ -145,6 +145,7 @@ def merge_tree(draw):
         "edges": edges,
         "lengths": lengths,
         "distance": draw.pick(*fuzz_trees.DISTANCES),
+        "order": draw.pick("rounds", "best"),
         "compactness": draw.pick(0.0, 0.3, 1e6),
         "depth": draw.pick(None, 1, 2, 5),
         "noise": draw.pick(16.0, 1e-3, 1e6),
