@@ -103,8 +103,8 @@ SCHEMAS = {
     "pad": "(Tensor values, Tensor counts, int length) -> Tensor",
 }
 
-#: What makes outlines of one label map, on the CPU only.
-HOST_OPERATORS = ("trace", "simplify", "edge_points", "fit_curves", "svg_paths", "color_sums")
+#: What serves raster to vector only, one picture at a time on the CPU.
+HOST_OPERATORS = ("merge_best", "trace", "simplify", "edge_points", "fit_curves", "svg_paths", "color_sums")
 
 # Kept alive: a Library takes its definitions back when it is destroyed.
 library = torch.library.Library(NAMESPACE, "DEF")
