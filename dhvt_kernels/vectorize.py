@@ -148,7 +148,15 @@ def to_svg(
     arcs = trace(labels)
     scale = 10**precision if curves else 1
     points, offsets = _outlines(arcs, pixels, labels, fills, tolerance, curves)
-    text, bounds, order = svg_paths(points, offsets, arcs, opaque=torch.from_numpy(opaque), curves=curves, scale=scale)
+    text, bounds, order = svg_paths(
+        points,
+        offsets,
+        arcs,
+        opaque=torch.from_numpy(opaque),
+        curves=curves,
+        scale=scale,
+        size=(height, width) if tolerance > 0 else None,
+    )
     data, ends = text.numpy().tobytes().decode("ascii"), bounds.tolist()
     paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, opacity))]
     size = 110 + 40 * segments + len(data)  # about that of the file, with the tags around all and around each path

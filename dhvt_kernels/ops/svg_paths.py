@@ -36,12 +36,23 @@ def _(
     opaque: Tensor,
     curves: bool,
     scale: float,
+    height: int,
+    width: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     characters, paths = (get_ctx().new_dynamic_size() for _ in range(2))
     return points.new_empty(characters, dtype=torch.uint8), offsets.new_empty(paths + 1), left.new_empty(paths)
 
 
-def svg_paths(points: Tensor, offsets: Tensor, arcs: Arcs, *, opaque: Tensor, curves: bool, scale: float) -> Paths:
+def svg_paths(
+    points: Tensor,
+    offsets: Tensor,
+    arcs: Arcs,
+    *,
+    opaque: Tensor,
+    curves: bool,
+    scale: float,
+    size: tuple[int, int] | None = None,
+) -> Paths:
     """Path data of every segment, for painting in this order, even-odd or by winding number.
 
     Where two segments meet, the upper one has the boundary right, and the lower one goes on underneath. So no
@@ -99,4 +110,4 @@ def svg_paths(points: Tensor, offsets: Tensor, arcs: Arcs, *, opaque: Tensor, cu
     if not bool((points * scale).abs().lt(MOST).all()):
         raise ValueError("points: expected finite numbers, below 2^30 times the scale")
     columns = arcs.left, arcs.right, arcs.ring_arcs, arcs.ring_offsets
-    return Paths(*ops.svg_paths(points, offsets, *columns, opaque, curves, scale))
+    return Paths(*ops.svg_paths(points, offsets, *columns, opaque, curves, scale, *(size or (0, 0))))
