@@ -25,7 +25,9 @@ struct Point {
 
 // The first pixel whose centre is not before a coordinate.
 inline int64_t first_pixel(double at, int64_t size) {
-  return static_cast<int64_t>(std::clamp(std::ceil(at - 0.5), 0.0, static_cast<double>(size)));
+  const double value = std::clamp(at - 0.5, 0.0, static_cast<double>(size));
+  const auto whole = static_cast<int64_t>(value);
+  return whole + (static_cast<double>(whole) < value);
 }
 
 // Calls cross(row, x, down) for every row of pixel centres that a line crosses: at the same x in both directions.
@@ -229,7 +231,7 @@ class Detour {
     turns_.clear();
     const auto add = [&](Point a, Point b) {
       cross_rows(a, b, cover_.height(), [&](int64_t row, double x, bool down) {
-        turns_.push_back({row, x, down ? 1 : -1});
+        turns_.push_back(row << 32 | first_pixel(x, cover_.width()) << 1 | down);
       });
     };
     for (size_t i = begin_; i < end_; ++i) add((*run_)[i], (*run_)[i + 1]);
@@ -240,11 +242,10 @@ class Detour {
     }
     std::sort(turns_.begin(), turns_.end());
     int winding = 0;
+    const auto pixel = [](int64_t turn) { return (turn & 0xffffffff) >> 1; };
     for (size_t i = 0; i + 1 < turns_.size(); ++i) {
-      winding += turns_[i].sign;
-      if (winding && !cover_.covers(turns_[i].row, first_pixel(turns_[i].x, cover_.width()),
-                                    first_pixel(turns_[i + 1].x, cover_.width())))
-        return false;
+      winding += turns_[i] & 1 ? 1 : -1;
+      if (winding && !cover_.covers(turns_[i] >> 32, pixel(turns_[i]), pixel(turns_[i + 1]))) return false;
     }
     return true;
   }
@@ -255,19 +256,13 @@ class Detour {
             std::llround(std::clamp(to.y, 0.0, static_cast<double>(cover_.height())) * scale_)};
   }
 
-  struct Turn {
-    int64_t row;
-    double x;
-    int sign;
-    bool operator<(const Turn& o) const { return row != o.row ? row < o.row : x < o.x; }
-  };
   const Cover& cover_;
   const double scale_;
   const Run* run_ = nullptr;
   size_t begin_ = 0, end_ = 0;
   double depth_ = 0, margin_ = 0;
   std::vector<Place> places_;
-  std::vector<Turn> turns_;
+  std::vector<int64_t> turns_;  // row, first pixel to the east, and whether downwards
 };
 
 }  // namespace dhvt
