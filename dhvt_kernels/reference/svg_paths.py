@@ -177,7 +177,9 @@ class _Hider:
         self.cover.paint(segment)
 
     def hidden(self, dart: int, segment: int) -> bool:
-        return self.side[dart] != segment or self.side[dart ^ 1] in self.painted
+        """Not where there is no segment on the other side: the background would show at the edge of what covers it."""
+        other = self.side[dart ^ 1]
+        return other >= 0 and (self.side[dart] != segment or other in self.painted)
 
     def draw(self, pen: _Pen, segment: int, darts: list[int]) -> None:
         run, pieces, near = Run(), [], True
