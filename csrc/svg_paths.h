@@ -149,7 +149,8 @@ class Run {
     const auto next = std::upper_bound(length_.begin() + begin + 1, length_.begin() + end, at);
     const size_t i = next - length_.begin();
     const Point a = points_[i - 1], b = points_[i];
-    const double piece = length_[i] - length_[i - 1], share = (at - length_[i - 1]) / piece, by = depth * side_[i] / piece;
+    const double piece = length_[i] - length_[i - 1], share = (at - length_[i - 1]) / piece,
+                 by = depth * side_[i] / piece;
     return {a.x + (b.x - a.x) * share - (b.y - a.y) * by, a.y + (b.y - a.y) * share + (b.x - a.x) * by};
   }
 

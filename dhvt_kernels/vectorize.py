@@ -98,7 +98,7 @@ def to_svg(
     """The partition as an SVG image: one path per segment, filled with the segment's mean colour.
 
     Segments lie on one another in layers: of two neighbours one goes on underneath the other, so that no background
-    shows through where they meet (`svg_paths`). A segment's path has the id `s<segment>`, and all its parts. With
+    shows through where they meet, and what is hidden is drawn with few points (`svg_paths`). A segment's path has the id `s<segment>`, and all its parts. With
     `tolerance=0` outlines are exact: rendered at its own size the image shows every pixel in the colour of its segment.
 
     Args:
@@ -148,6 +148,7 @@ def to_svg(
     arcs = trace(labels)
     scale = 10**precision if curves else 1
     points, offsets = _outlines(arcs, pixels, labels, fills, tolerance, curves)
+    exact = not curves and len(points) == len(arcs.points)
     text, bounds, order = svg_paths(
         points,
         offsets,
@@ -155,7 +156,7 @@ def to_svg(
         opaque=torch.from_numpy(opaque),
         curves=curves,
         scale=scale,
-        size=(height, width) if tolerance > 0 else None,
+        size=None if exact else (height, width),
     )
     data, ends = text.numpy().tobytes().decode("ascii"), bounds.tolist()
     paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, opacity))]

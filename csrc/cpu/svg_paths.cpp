@@ -288,7 +288,8 @@ class Writer {
       const double y = std::max(std::abs(a.y - 2 * b.y + c.y), std::abs(b.y - 2 * c.y + d.y));
       const double lines = std::min(std::ceil(std::sqrt(0.75 / kFlat * (x + y))), kLines);
       for (double k = 1; k < lines; ++k) {
-        const double t = k / lines, s = 1 - t, u = 3 * s * t, sss = s * s * s, sst = u * s, stt = u * t, ttt = t * t * t;
+        const double t = k / lines, s = 1 - t, u = 3 * s * t, sss = s * s * s, sst = u * s, stt = u * t,
+                     ttt = t * t * t;
         add(Point{sss * a.x + sst * b.x + stt * c.x + ttt * d.x, sss * a.y + sst * b.y + stt * c.y + ttt * d.y});
       }
     }
