@@ -98,8 +98,9 @@ def to_svg(
     """The partition as an SVG image: one path per segment, filled with the segment's mean colour.
 
     Segments lie on one another in layers: of two neighbours one goes on underneath the other, so that no background
-    shows through where they meet, and what is hidden is drawn with few points (`svg_paths`). A segment's path has the id `s<segment>`, and all its parts. With
-    `tolerance=0` outlines are exact: rendered at its own size the image shows every pixel in the colour of its segment.
+    shows through where they meet, and ends there on a way of few points (`svg_paths`). A segment's path has the id
+    `s<segment>`, and all its parts. With `tolerance=0` outlines are exact: rendered at its own size the image shows
+    every pixel in the colour of its segment.
 
     Args:
         image: [3,H,W] or [1,3,H,W], sRGB, floating point in [0, 1] or uint8; with 4 channels the last is alpha.

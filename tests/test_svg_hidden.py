@@ -81,7 +81,7 @@ def near_boundary(labels, reach):
 
 
 def check(labels, opaque):
-    """All centres of pixels show their segment, finer samples do but for some next to an edge; nothing is under glass."""
+    """All centres of pixels show their segment, finer samples but for some next to an edge; nothing is under glass."""
     truth = known(labels, len(opaque))
     paths = paint(labels, opaque, hide=True)
     top, count = seen(paths, labels)

@@ -88,8 +88,8 @@ def svg_paths(
         RuntimeError: the rings do not have each side of an arc once.
 
     Note:
-        No gradient. One thread, the same bits as the reference; with `size` a byte per pixel. The sizes of the outputs depend on the points, so
-        `torch.compile` breaks the graph here.
+        No gradient. One thread, the same bits as the reference; with `size` a byte per pixel. The sizes of the outputs
+        depend on the points, so `torch.compile` breaks the graph here.
 
     Example:
         >>> import torch, dhvt_kernels as dk
