@@ -142,16 +142,16 @@ def pieces(text):
 
 
 def test_known_paths(backend):
-    """A square on two halves."""
-    labels = torch.zeros(60, 60, dtype=torch.int32)
-    labels[:, 30:] = 1
-    labels[20:40, 20:40] = 2
-    found = paths_of(paint(labels, torch.ones(3, dtype=torch.bool), hide=True))
-    assert found == [
-        (1, "M300 0h300v600h-600v-600z"),  # it is everywhere
-        (0, "M300 400v200h-300v-600h300z"),  # straight on beneath the square
-        (2, "M300 200h100v200h-200v-200z"),
-    ]
+    """A square on two halves, or beside the boundary between them."""
+    for left, below, square in (
+        (20, "M300 400v200h-300v-600h300z", "M300 200h100v200h-200v-200z"),  # straight on beneath the square
+        (10, "M300 400v200h-300v-600h300v200l-15 100z", "M300 200v200h-200v-200z"),  # not along its side again
+    ):
+        labels = torch.zeros(60, 60, dtype=torch.int32)
+        labels[:, 30:] = 1
+        labels[20:40, left : left + 20] = 2
+        found = paths_of(paint(labels, torch.ones(3, dtype=torch.bool), hide=True))
+        assert found == [(1, "M300 0h300v600h-600v-600z"), (0, below), (2, square)]
 
 
 def test_boundaries_beside_no_segment_stay():
