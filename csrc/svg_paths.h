@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -71,10 +72,7 @@ class Cover {
 
   // Whether pixels [begin, end) of a row are covered.
   bool covers(int64_t row, int64_t begin, int64_t end) const {
-    const uint8_t* pixels = covered_.data() + row * width_;
-    for (int64_t x = begin; x < end; ++x)
-      if (!pixels[x]) return false;
-    return true;
+    return begin >= end || !std::memchr(covered_.data() + row * width_ + begin, 0, end - begin);
   }
   // Whether all pixels are whose centres are, in x and in y, no farther than the margin from a line.
   bool covers(Point a, Point b, double margin) const {
