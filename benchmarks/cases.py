@@ -450,11 +450,11 @@ def fit_curves(s: Scene) -> Work:
 
 @operator("1x3x512x512", "1x3x2048x2048", gpu=(), reference=1 << 20)
 def svg_paths(s: Scene) -> Work:
-    """Curves of one tenth of a pixel."""
+    """Curves of one tenth of a pixel, with other ways for what is hidden."""
     arcs, chains, _ = _chains(s)
     fitted = dk.fit_curves(chains, tolerance=0.5)
-    opaque = torch.ones(TOKENS, dtype=torch.bool)
-    call = partial(dk.svg_paths, fitted.points, fitted.offsets, arcs, opaque=opaque, curves=True, scale=10)
+    opaque, size = torch.ones(TOKENS, dtype=torch.bool), tuple(s.segments.shape[1:])
+    call = partial(dk.svg_paths, fitted.points, fitted.offsets, arcs, opaque=opaque, curves=True, scale=10, size=size)
     return Work(call, (), costs.chains(4 * len(fitted.points)))
 
 

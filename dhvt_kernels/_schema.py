@@ -85,8 +85,10 @@ SCHEMAS = {
     "edge_points": "(Tensor points, Tensor offsets, Tensor closed, Tensor image, Tensor labels, Tensor planes, "
     "Tensor noise) -> (Tensor points, Tensor offsets)",
     "fit_curves": "(Tensor points, Tensor offsets, Tensor closed, float tolerance) -> (Tensor points, Tensor offsets)",
+    # height, width: those of the picture, where hidden boundaries may run elsewhere; 0 keeps them as they are.
     "svg_paths": "(Tensor points, Tensor offsets, Tensor left, Tensor right, Tensor ring_arcs, Tensor ring_offsets, "
-    "Tensor opaque, bool curves, float scale) -> (Tensor text, Tensor text_offsets, Tensor segments)",
+    "Tensor opaque, bool curves, float scale, int height, int width) "
+    "-> (Tensor text, Tensor text_offsets, Tensor segments)",
     # Of one picture uint8 [C,H,W], on the CPU only: n, y, x, yy, yx, xx, and of each channel c, yc, xc, cc.
     "color_sums": "(Tensor image, Tensor labels, int num_segments) -> Tensor",
     # Tokens. sum, gather and dot are the three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c].

@@ -98,8 +98,9 @@ def to_svg(
     """The partition as an SVG image: one path per segment, filled with the segment's mean colour.
 
     Segments lie on one another in layers: of two neighbours one goes on underneath the other, so that no background
-    shows through where they meet (`svg_paths`). A segment's path has the id `s<segment>`, and all its parts. With
-    `tolerance=0` outlines are exact: rendered at its own size the image shows every pixel in the colour of its segment.
+    shows through where they meet, and ends there on a way of few points (`svg_paths`). A segment's path has the id
+    `s<segment>`, and all its parts. With `tolerance=0` outlines are exact: rendered at its own size the image shows
+    every pixel in the colour of its segment.
 
     Args:
         image: [3,H,W] or [1,3,H,W], sRGB, floating point in [0, 1] or uint8; with 4 channels the last is alpha.
@@ -148,7 +149,16 @@ def to_svg(
     arcs = trace(labels)
     scale = 10**precision if curves else 1
     points, offsets = _outlines(arcs, pixels, labels, fills, tolerance, curves)
-    text, bounds, order = svg_paths(points, offsets, arcs, opaque=torch.from_numpy(opaque), curves=curves, scale=scale)
+    exact = not curves and len(points) == len(arcs.points)
+    text, bounds, order = svg_paths(
+        points,
+        offsets,
+        arcs,
+        opaque=torch.from_numpy(opaque),
+        curves=curves,
+        scale=scale,
+        size=None if exact else (height, width),
+    )
     data, ends = text.numpy().tobytes().decode("ascii"), bounds.tolist()
     paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, opacity))]
     size = 110 + 40 * segments + len(data)  # about that of the file, with the tags around all and around each path
