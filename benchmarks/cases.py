@@ -87,8 +87,8 @@ def operator(
 ) -> Callable[[Callable[[Scene], Work]], Callable[[Scene], Work]]:
     """Register a function from a scene to work, at shapes "BxCxHxW".
 
-    `reference`: the most elements, B C H W, that the reference is measured at. `compiled`: at the first shape of a GPU,
-    forward, the reference is measured under torch.compile, too.
+    `reference`: the most elements, B C H W, that the reference is measured at. `compiled`: at the first shape of a
+    device, forward, the reference is measured under torch.compile, too.
     """
 
     def register(build: Callable[[Scene], Work]) -> Callable[[Scene], Work]:
@@ -98,7 +98,7 @@ def operator(
                 small = batch * channels * height * width <= reference
                 for direction in (FORWARD, BACKWARD)[: 1 + backward]:
                     first = number == 0
-                    also = compiled and first and device == "cuda" and direction == FORWARD
+                    also = compiled and first and direction == FORWARD
                     CASES.append(Case(build.__name__, build, shape, direction, device, first, small, also))
         return build
 
@@ -292,6 +292,15 @@ def region_graph(s: Scene) -> Work:
     )
 
 
+@operator("1x3x512x512", "1x3x224x224", "1x3x2048x2048", reference=1 << 20)
+def merge_best(s: Scene) -> Work:
+    return Work(
+        lambda: dk.merge_tree(s.moments, s.graph.edges, s.graph.lengths, distance="ward_root", order="best"),
+        (),
+        costs.merge_tree(s),
+    )
+
+
 @operator("1x3x512x512", "1x3x224x224", "8x20x224x224", "1x3x2048x2048", backward=True, reference=1 << 20)
 def merge_tree(s: Scene) -> Work:
     moments, graph = s.moments, s.graph
@@ -441,11 +450,11 @@ def fit_curves(s: Scene) -> Work:
 
 @operator("1x3x512x512", "1x3x2048x2048", gpu=(), reference=1 << 20)
 def svg_paths(s: Scene) -> Work:
-    """Curves of one tenth of a pixel."""
+    """Curves of one tenth of a pixel, with other ways for what is hidden."""
     arcs, chains, _ = _chains(s)
     fitted = dk.fit_curves(chains, tolerance=0.5)
-    opaque = torch.ones(TOKENS, dtype=torch.bool)
-    call = partial(dk.svg_paths, fitted.points, fitted.offsets, arcs, opaque=opaque, curves=True, scale=10)
+    opaque, size = torch.ones(TOKENS, dtype=torch.bool), tuple(s.segments.shape[1:])
+    call = partial(dk.svg_paths, fitted.points, fitted.offsets, arcs, opaque=opaque, curves=True, scale=10, size=size)
     return Work(call, (), costs.chains(4 * len(fitted.points)))
 
 

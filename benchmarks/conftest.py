@@ -136,5 +136,6 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for line in (*measure.missing_backends(), *sorted(config.missing_peers)):
+    missing = measure.missing_backends(config.getoption("--device"))
+    for line in (*map(": ".join, missing.items()), *sorted(config.missing_peers)):
         terminalreporter.write_line(f"not measured: {line}")

@@ -27,10 +27,12 @@ step() {
 pytest=("$python" -m pytest -q -p no:cacheprovider --continue-on-collection-errors)
 
 step build 200 "$python" setup.py build_ext --inplace
-step tests 110 "${pytest[@]}" -n "$(nproc)" tests -k "(cuda or gpu) and not emulated"
+step tests 110 "${pytest[@]}" -n "$(nproc)" tests -k "(cuda or gpu) and not emulated and not triton"
+step triton 150 "${pytest[@]}" -n "$(nproc)" tests -k "triton"
 step benchmarks 120 "${pytest[@]}" benchmarks --benchmark-only --benchmark-quiet --device cuda \
   --benchmark-max-time=0.1 --benchmark-json="$out/$name.json"
 step report 20 "$python" -m benchmarks.report "$out/$name.json"
+step backends 20 "$python" -m benchmarks.report
 step retrofit 60 "$python" -m benchmarks.retrofit --device cuda --output "$out"
 # Without torch's cache every tensor is an allocation of its own, whose end memcheck knows. Tiles of labels are joined by
 # atomic operations and volatile reads side by side, which racecheck cannot know to be right.

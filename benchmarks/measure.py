@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import dhvt_kernels as dk
-from dhvt_kernels._native import BACKENDS, _reference, supports
+from dhvt_kernels import triton
+from dhvt_kernels._backends import BACKENDS, _reference, supports
 from dhvt_kernels._schema import SCHEMAS, ops
 
 from .cases import BACKWARD, Case, Work
@@ -61,9 +62,22 @@ class Implementation:
         return (self.timed or self.call)()
 
 
-def backends() -> list[str]:
-    """Ours that can run here, the best first."""
-    return [name for name in reversed(BACKENDS) if name != "auto" and supports(name) is None]
+#: Stands for every operator that has all backends.
+ANY = "segment_sum"
+
+
+def backends(device: str) -> list[str]:
+    """Ours that can run on a device, the best first: the library, Triton, the reference."""
+    missing = missing_backends(device)
+    return [name for name in ("native", "triton", "reference") if name not in missing]
+
+
+def missing_backends(device: str) -> dict[str, str]:
+    """The others, with the reason."""
+    found = {name: supports(ANY, backend=name, device=torch.device(device).type) for name in BACKENDS[1:]}
+    if triton.interpreted:
+        found["triton"] = "its interpreter is not to be timed (unset TRITON_INTERPRET)"
+    return {name: reason for name, reason in found.items() if reason is not None}
 
 
 def driver() -> str | None:
@@ -75,17 +89,13 @@ def driver() -> str | None:
         return None
 
 
-def missing_backends() -> list[str]:
-    return [f"{name}: {supports(name)}" for name in BACKENDS if supports(name) is not None]
-
-
 def implementations(case: Case, device: str, missing: set[str]) -> tuple[dict[str, Implementation], Cost]:
     """Everything that computes a case, made ready, and what it costs; missing peers are added to `missing`."""
     work = case.build(scene(*case.shape, device))
     backward = case.direction == BACKWARD
     cost = work.cost[0] + work.cost[1] if backward else work.cost[0]
     found = {}
-    for name in backends():
+    for name in backends(device):
         if name != "reference" or case.reference:
             found[name] = Implementation("ours", _direction(work, work.call, backward), name)
     for name, peer in work.peers.items():

@@ -1,43 +1,27 @@
-"""Tables, targets and a picture from a result file: `python -m benchmarks.report FILE.json [--compare OLD.json]`."""
+"""Tables, targets and a picture from a result file: `python -m benchmarks.report FILE.json [--compare OLD.json]`.
+
+Without a file: all backends side by side, from every committed result, and the page docs/backends.md.
+"""
 
 import sys
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from . import targets
-from .results_file import Group, Results, Row, load
+from . import overview, targets
+from .overview import first_shapes
+from .results_file import Results, Row, load
+from .sheet import LARGE_SPREAD, Sheet, markdown_table, milliseconds, percent, show
 from .targets import MIB
-
-#: A measurement whose 80th percentile lies this much (of the median) above its 20th is marked.
-LARGE_SPREAD = 0.25
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class Sheet(NamedTuple):
-    """A table, for the screen and for Markdown."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-
-def milliseconds(row: Row) -> str:
-    mark = " !" if row.spread > LARGE_SPREAD else ""
-    return f"{1e3 * row.median:.3g} ({1e3 * row.p20:.3g}-{1e3 * row.p80:.3g}){mark}"
-
-
 def mebibytes(memory: int | None) -> str:
     return "?" if memory is None else f"{memory / MIB:.3g}"
-
-
-def percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def other(row: Row) -> str:
@@ -120,20 +104,8 @@ def markdown(results: Results, sheets: list[Sheet], remarks: list[str], picture:
     if picture is not None:
         parts.append(f"![speed, ceilings and growth]({picture.name})")
     for sheet in sheets:
-        table = [
-            "| " + " | ".join(cells) + " |" for cells in (sheet.columns, ("---",) * len(sheet.columns), *sheet.rows)
-        ]
-        parts.append(f"## {sheet.title}\n\n" + "\n".join(table))
+        parts.append(f"## {sheet.title}\n\n{markdown_table(sheet)}")
     return "\n\n".join(parts) + "\n"
-
-
-def first_shapes(results: Results) -> list[Group]:
-    """Of each operator and direction its first shape, on all threads."""
-    groups: dict[tuple[str, str], Group] = {}
-    for group in results.groups.values():
-        if group.threads == results.threads:
-            groups.setdefault((group.operator, group.direction), group)
-    return list(groups.values())
 
 
 def draw(results: Results, path: Path) -> None:
@@ -185,23 +157,30 @@ def draw(results: Results, path: Path) -> None:
     plt.close(figure)
 
 
-def show(console: Console, sheet: Sheet) -> None:
-    table = Table(title=sheet.title, title_justify="left")
-    for number, column in enumerate(sheet.columns):
-        table.add_column(column, justify="right" if 0 < number < len(sheet.columns) - 1 else "left", overflow="fold")
-    for row in sheet.rows:
-        table.add_row(*(escape(cell).replace("; ", "\n") for cell in row))
-    console.print(table)
+def everything(console: Console) -> None:
+    """All backends side by side, on the screen and in the documentation."""
+    files = overview.found(overview.RESULTS)
+    show(console, overview.sheet(files))
+    for case, ratio in overview.slower(files):
+        console.print(f"{case}: Triton takes {ratio:.2f} times as long as CUDA", style="bold red")
+    overview.draw(files, overview.PICTURE)
+    overview.PAGE.write_text(overview.page(files, overview.PAGE.read_text()))
+    console.print(f"Written: {overview.PAGE}, {overview.PICTURE}")
 
 
 @app.command()
 def main(
-    file: Annotated[Path, typer.Argument(help="JSON of `pytest benchmarks --benchmark-json FILE`.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="JSON of `pytest benchmarks --benchmark-json FILE` [all committed ones].")
+    ] = None,
     compare: Annotated[Path | None, typer.Option(help="An earlier file to compare with.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the Markdown and the picture [that of FILE].")] = None,
 ) -> None:
     """Print tables of ratios, shares of the ceilings, memory and targets; write them as Markdown with a picture."""
     console = Console(soft_wrap=False)
+    if file is None:
+        everything(console)
+        return
     try:
         results = load(file)
         old = None if compare is None else load(compare)

@@ -46,11 +46,15 @@ class Group:
     def others(self) -> list[Row]:
         return [row for row in self.rows.values() if row is not self.ours and row.kind != "ceiling"]
 
+    def share(self, row: Row) -> float:
+        """Share of the copy ceiling: the operator's least bytes per second of a row over those of the copy."""
+        copy = self.rows["copy"]
+        return (row.bytes / row.median) / (copy.bytes / copy.median)
+
     @property
     def copy_share(self) -> float:
-        """Share of the copy ceiling: least bytes per second of ours over bytes per second of the copy."""
-        ours, copy = self.ours, self.rows["copy"]
-        return (ours.bytes / ours.median) / (copy.bytes / copy.median)
+        """Of ours."""
+        return self.share(self.ours)
 
     @property
     def fma_share(self) -> float | None:

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -11,7 +12,7 @@
 
 namespace dhvt {
 
-enum class MergeDistance { kFeature, kWard, kWardLength, kContrast };
+enum class MergeDistance { kFeature, kWard, kWardLength, kWardRoot, kContrast };
 
 // The moments of an image's regions, row after row. T and Int are const where they are only read.
 template <typename T, typename Int>
@@ -150,6 +151,7 @@ DHVT_HD acc merge_distance_of_square(MergeDistance kind, acc compactness, acc di
   else if (kind != MergeDistance::kFeature)
     distance = n_u * n_v / (n_u + n_v) * distance;
   if (kind == MergeDistance::kWardLength) distance = distance / length;
+  if (kind == MergeDistance::kWardRoot) distance = distance / std::sqrt(length);
   if (compactness > 0) distance += compactness * spread;
   return distance == distance ? distance : std::numeric_limits<acc>::infinity();
 }

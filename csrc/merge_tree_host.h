@@ -23,6 +23,7 @@ inline MergeDistance merge_distance_kind(const std::string& distance) {
   if (distance == "feature") return MergeDistance::kFeature;
   if (distance == "ward") return MergeDistance::kWard;
   if (distance == "ward_length") return MergeDistance::kWardLength;
+  if (distance == "ward_root") return MergeDistance::kWardRoot;
   STD_TORCH_CHECK(distance == "contrast", "merge_tree: unknown distance ", distance);
   return MergeDistance::kContrast;
 }

@@ -46,7 +46,7 @@ def supports(operator: str, *, backend: str, device: str = "cuda") -> str | None
         ValueError: an unknown operator, backend or device.
 
     Note:
-        For `device="cuda"` this starts CUDA, as every use of a GPU does. Operators that make outlines of one label map
+        For `device="cuda"` this starts CUDA, as every use of a GPU does. Operators that serve raster to vector only
         (`trace` and what follows it) run on the CPU only.
 
     Example:

@@ -50,6 +50,11 @@ SCHEMAS = {
     "Tensor lengths, str distance, float compactness, int depth, float noise=16.0) -> (Tensor parent, Tensor round, "
     "Tensor node_count, Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, "
     "Tensor node_boundary)",
+    # The same with a merge per round, the nearest pair of all; on the CPU only.
+    "merge_best": "(Tensor count, Tensor mean, Tensor m2, Tensor centroid, Tensor box, Tensor boundary, Tensor edges, "
+    "Tensor lengths, str distance, float compactness, int depth, float noise=16.0) -> (Tensor parent, Tensor round, "
+    "Tensor node_count, Tensor node_mean, Tensor node_m2, Tensor node_centroid, Tensor node_box, "
+    "Tensor node_boundary)",
     "merge_pixels": "(Tensor features, Tensor? mask, str distance, float compactness, int depth, float noise=16.0) "
     "-> (Tensor parent, Tensor round, Tensor node_count, Tensor node_mean, Tensor node_m2, Tensor node_centroid, "
     "Tensor node_box, Tensor node_boundary)",
@@ -80,8 +85,10 @@ SCHEMAS = {
     "edge_points": "(Tensor points, Tensor offsets, Tensor closed, Tensor image, Tensor labels, Tensor planes, "
     "Tensor noise) -> (Tensor points, Tensor offsets)",
     "fit_curves": "(Tensor points, Tensor offsets, Tensor closed, float tolerance) -> (Tensor points, Tensor offsets)",
+    # height, width: those of the picture, where hidden boundaries may run elsewhere; 0 keeps them as they are.
     "svg_paths": "(Tensor points, Tensor offsets, Tensor left, Tensor right, Tensor ring_arcs, Tensor ring_offsets, "
-    "Tensor opaque, bool curves, float scale) -> (Tensor text, Tensor text_offsets, Tensor segments)",
+    "Tensor opaque, bool curves, float scale, int height, int width) "
+    "-> (Tensor text, Tensor text_offsets, Tensor segments)",
     # Of one picture uint8 [C,H,W], on the CPU only: n, y, x, yy, yx, xx, and of each channel c, yc, xc, cc.
     "color_sums": "(Tensor image, Tensor labels, int num_segments) -> Tensor",
     # Tokens. sum, gather and dot are the three derivatives of sum_i w_i sum_c values[k_i,c] features[i,c].
@@ -98,8 +105,8 @@ SCHEMAS = {
     "pad": "(Tensor values, Tensor counts, int length) -> Tensor",
 }
 
-#: What makes outlines of one label map, on the CPU only.
-HOST_OPERATORS = ("trace", "simplify", "edge_points", "fit_curves", "svg_paths", "color_sums")
+#: What serves raster to vector only, one picture at a time on the CPU.
+HOST_OPERATORS = ("merge_best", "trace", "simplify", "edge_points", "fit_curves", "svg_paths", "color_sums")
 
 # Kept alive: a Library takes its definitions back when it is destroyed.
 library = torch.library.Library(NAMESPACE, "DEF")

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from . import __version__, info, position_histogram, token_patches
-from .cli_jobs import Job, Report, check_folder, find_jobs, printable
+from .cli_jobs import Job, Report, check_folder, find_jobs, print_summary, printable
 from .cli_options import build_tokenizer, tokenizer_options
 from .cli_svg import svg
 from .files import write_text
@@ -36,8 +36,6 @@ BATCH_PIXELS = 1 << 24
 #: Patches and position histograms are left out of a picture's file when they would have more samples than this:
 #: 65,536 tokens with patches of 16 x 16, about 130 MB.
 PATCH_SAMPLES = 1 << 24
-#: The summary table lists this many pictures; its last line counts all.
-TABLE_ROWS = 50
 
 app = typer.Typer(
     help="Differentiable hierarchical visual tokenization: pictures to adaptive tokens.",
@@ -314,17 +312,17 @@ def _summary(results: list[Result], criterion: str, output: Path) -> None:
     table.add_column("tokens", f"{total:,}", justify="right")
     table.add_column(criterion, justify="right")
     table.add_column("ms", f"{mean:.1f} mean", justify="right")
-    for result in results[:TABLE_ROWS]:
-        table.add_row(
+    rows = [
+        (
             escape(printable(result.job.target.relative_to(output))),
             f"{result.width} x {result.height}",
             f"{result.tokens:,}",
             f"{result.cost:,.0f}",
             f"{result.milliseconds:.1f}",
         )
-    if len(results) > TABLE_ROWS:
-        table.add_row(f"... and {len(results) - TABLE_ROWS} more")
-    Console().print(table)
+        for result in results
+    ]
+    print_summary(table, rows)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -1,15 +1,19 @@
 """What the commands that take many pictures have in common: which pictures, where to, and what went wrong."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from .cli_options import one_line
 from .imaging import find_images
+
+#: A summary lists this many pictures; its last line counts all.
+TABLE_ROWS = 50
 
 
 class Job(NamedTuple):
@@ -89,3 +93,12 @@ def check_folder(output: Path) -> None:
     """Refuse an output folder that is a file."""
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output}: not a folder")
+
+
+def print_summary(table: Table, rows: Sequence[tuple[str, ...]]) -> None:
+    """Print a table with its first lines; what stands in its footer counts all."""
+    for row in rows[:TABLE_ROWS]:
+        table.add_row(*row)
+    if len(rows) > TABLE_ROWS:
+        table.add_row(f"... and {len(rows) - TABLE_ROWS} more")
+    Console().print(table)

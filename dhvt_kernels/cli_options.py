@@ -18,7 +18,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "compactness": (float, "Weight of position against colour in the soft leaves."),
     "temperature": (float, "Softness of the assignment of pixels to leaves."),
     "smoothing": (float, "Sigma of the Gaussian smoothing of the features, in pixels."),
-    "distance": (Literal["contrast", "ward_length", "ward", "feature"], "What is merged first."),
+    "distance": (Literal["contrast", "ward_length", "ward_root", "ward", "feature"], "What is merged first."),
     "merge_compactness": (float, "Weight of position in the distance."),
     "merge_noise": (
         float | None,

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from .cli_jobs import Job, Report, check_folder, find_jobs, printable
+from .cli_jobs import Job, Report, check_folder, find_jobs, print_summary, printable
 from .files import write_text
 from .imaging import load_image
 from .svg_search import Vectorized, render_svg, search_svg
@@ -124,12 +123,14 @@ def _summary(lines: list[_Line], output: Path) -> None:
     table.add_column("segments", f"{sum(line.segments for line in lines):,}", justify="right")
     table.add_column("bytes", f"{sum(line.size for line in lines):,}", justify="right")
     table.add_column("ms", f"{sum(line.milliseconds for line in lines) / len(lines):.0f} mean", justify="right")
-    for line in lines:
-        table.add_row(
+    rows = [
+        (
             escape(printable(line.job.target.relative_to(output))),
             f"{line.width} x {line.height}",
             f"{line.segments:,}",
             f"{line.size:,}",
             f"{line.milliseconds:.0f}",
         )
-    Console().print(table)
+        for line in lines
+    ]
+    print_summary(table, rows)

@@ -45,7 +45,7 @@ class Tokenizer(nn.Module):
         compactness: weight of space in soft clustering, in units of the features.
         temperature: of the soft assignment, in squared units of the features.
         smoothing: sigma of the default features, pixels.
-        distance: of merging, `"contrast"`, `"ward_length"`, `"ward"` or `"feature"` (see `merge_tree`).
+        distance: of merging, one of those of `merge_tree`.
         merge_compactness: weight of a bounding-box term added to that distance (see `merge_tree`).
         merge_noise: variance of noise in the distance `"contrast"`, in squared units of the features. None: `noise`.
         depth: None merges to the root; d keeps the first d - 1 rounds (1: the leaves are the tokens).

@@ -43,16 +43,16 @@ _SQUARED_ERROR: dict[str, Any] = {"criterion": "bic", "noise": 1 / (2 * math.pi)
 def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
     """A hierarchy for `to_svg`: regions of the picture's own colours, by squared error and length of boundary.
 
-    Pixels are merged by Ward's distance; the best cut with `max_leaves` segments is merged again, by the squared error
-    per length of common boundary (`"ward_length"`), because boundaries are what an SVG file consists of. Cuts are by
-    squared error.
+    Pixels are merged by Ward's distance; the best cut with `max_leaves` segments is merged again, the nearest pair of
+    all first, by the squared error over the root of the length of the common boundary (`"ward_root"`), because
+    boundaries are what an SVG file consists of. Cuts are by squared error.
 
     Args:
         image: [C,H,W], sRGB, floating point in [0, 1] or uint8; with C = 4 the last channel is alpha.
         max_leaves: the most segments that a cut can have.
 
     Returns:
-        `Hierarchy` of this one image, on its device.
+        `Hierarchy` of this one image, on the CPU.
 
     Raises:
         TypeError: the image is neither floating point nor uint8.
@@ -79,10 +79,10 @@ def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
         values *= _SCALE
         tokenizer = Tokenizer(nn.Identity(), leaves="pixels", distance="ward", **_SQUARED_ERROR)
         cut = tokenizer.hierarchy(values).cut(max_tokens=max_leaves)
-        labels, leaves = cut.labels, int(cut.counts)
+        values, labels, leaves = values.cpu(), cut.labels.cpu(), int(cut.counts)
         graph = region_graph(labels, num_segments=leaves)
         moments = segment_moments(values, labels, num_segments=leaves)
-        tree = merge_tree(moments, graph.edges, graph.lengths, distance="ward_length")
+        tree = merge_tree(moments, graph.edges, graph.lengths, distance="ward_root", order="best")
     return Hierarchy(labels, tree, Selection(**_SQUARED_ERROR), True, node_features=tree.moments.mean / _SCALE)
 
 
@@ -98,8 +98,9 @@ def to_svg(
     """The partition as an SVG image: one path per segment, filled with the segment's mean colour.
 
     Segments lie on one another in layers: of two neighbours one goes on underneath the other, so that no background
-    shows through where they meet (`svg_paths`). A segment's path has the id `s<segment>`, and all its parts. With
-    `tolerance=0` outlines are exact: rendered at its own size the image shows every pixel in the colour of its segment.
+    shows through where they meet, and ends there on a way of few points (`svg_paths`). A segment's path has the id
+    `s<segment>`, and all its parts. With `tolerance=0` outlines are exact: rendered at its own size the image shows
+    every pixel in the colour of its segment.
 
     Args:
         image: [3,H,W] or [1,3,H,W], sRGB, floating point in [0, 1] or uint8; with 4 channels the last is alpha.
@@ -148,7 +149,16 @@ def to_svg(
     arcs = trace(labels)
     scale = 10**precision if curves else 1
     points, offsets = _outlines(arcs, pixels, labels, fills, tolerance, curves)
-    text, bounds, order = svg_paths(points, offsets, arcs, opaque=torch.from_numpy(opaque), curves=curves, scale=scale)
+    exact = not curves and len(points) == len(arcs.points)
+    text, bounds, order = svg_paths(
+        points,
+        offsets,
+        arcs,
+        opaque=torch.from_numpy(opaque),
+        curves=curves,
+        scale=scale,
+        size=None if exact else (height, width),
+    )
     data, ends = text.numpy().tobytes().decode("ascii"), bounds.tolist()
     paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, opacity))]
     size = 110 + 40 * segments + len(data)  # about that of the file, with the tags around all and around each path
@@ -187,19 +197,20 @@ def _outlines(
 def _keep_frame(arcs: Arcs, fitted: Chains, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The curves, but arcs along the frame as they are: the background would show where its corners are cut."""
     height, width = labels.shape
-    y, x = arcs.points.unbind(1)
-    inside = torch.cat([fitted.offsets.new_zeros(1), ((y > 0) & (y < height) & (x > 0) & (x < width)).cumsum(0)])
-    frame = (inside[arcs.offsets].diff() == 0) & ((arcs.left < 0) | (arcs.right < 0))
-    sizes = torch.where(frame, 3 * (arcs.offsets.diff() - 1) + 1, fitted.offsets.diff())
-    begins, outlines = arcs.offsets.tolist(), fitted.offsets.tolist()
-    pieces, done = [], 0
-    for arc in frame.nonzero().view(-1).tolist():
+    corners, offsets, ends = arcs.points.numpy(), arcs.offsets.numpy(), fitted.offsets.numpy()
+    y, x = corners.T
+    inside = np.concatenate([[0], ((y > 0) & (y < height) & (x > 0) & (x < width)).cumsum()])
+    outer = (arcs.left.numpy() < 0) | (arcs.right.numpy() < 0)
+    frame = (np.diff(inside[offsets]) == 0) & outer
+    sizes = np.where(frame, 3 * (np.diff(offsets) - 1) + 1, np.diff(ends))
+    points, pieces, done = fitted.points.numpy(), [], 0
+    for arc in np.flatnonzero(frame).tolist():
         # The handles of a line lie at its ends: corners are there three times, the two ends twice.
-        corners = arcs.points[begins[arc] : begins[arc + 1]].double().repeat_interleave(3, 0)
-        pieces += [fitted.points[done : outlines[arc]], corners[1:-1]]
-        done = outlines[arc + 1]
-    pieces.append(fitted.points[done:])
-    return torch.cat(pieces), torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        line = corners[offsets[arc] : offsets[arc + 1]].astype(points.dtype).repeat(3, 0)
+        pieces += [points[done : ends[arc]], line[1:-1]]
+        done = ends[arc + 1]
+    pieces.append(points[done:])
+    return torch.from_numpy(np.concatenate(pieces)), torch.from_numpy(np.concatenate([[0], sizes.cumsum()]))
 
 
 def _colors(mean: NDArray[np.float64], opacity: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """Compiles every Triton kernel for a GPU, where there is none: a line per kernel, with its operator and dtype.
 
-A program, to be run without `TRITON_INTERPRET` with the names of operators and of dtypes: launches become compilations, and
+A program, run without `TRITON_INTERPRET`, with the names of operators and of dtypes: launches become compilations, and
 outputs stay as they were allocated; which kernels an operator launches does not depend on what they compute.
 """
 

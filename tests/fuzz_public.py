@@ -69,12 +69,14 @@ def fit_curves(draw):
 
 
 def svg_paths(draw):
-    points, offsets, left, right, rings, ring_offsets, opaque, curves, scale = fuzz_vector.svg_paths(draw).arguments
+    *columns, curves, scale, height, width = fuzz_vector.svg_paths(draw).arguments
+    points, offsets, left, right, rings, ring_offsets, opaque = columns
     corners = torch.zeros(4 * len(left), 2, dtype=torch.int32)
     arcs = _arcs(corners, torch.arange(len(left) + 1) * 4, torch.zeros(len(left), dtype=torch.bool))
     arcs = arcs._replace(left=left, right=right, ring_arcs=rings, ring_offsets=ring_offsets)
     arguments = {"points": points, "offsets": offsets, "arcs": arcs}
-    return Call({**arguments, "opaque": opaque, "curves": curves, "scale": scale}, True)
+    size = (height, width) if height and width else None
+    return Call({**arguments, "opaque": opaque, "curves": curves, "scale": scale, "size": size}, True)
 
 
 def _soft_numbers(coefficients, cell, compactness, temperature):
@@ -145,6 +147,7 @@ def merge_tree(draw):
         "edges": edges,
         "lengths": lengths,
         "distance": draw.pick(*fuzz_trees.DISTANCES),
+        "order": draw.pick("rounds", "best"),
         "compactness": draw.pick(0.0, 0.3, 1e6),
         "depth": draw.pick(None, 1, 2, 5),
         "noise": draw.pick(16.0, 1e-3, 1e6),

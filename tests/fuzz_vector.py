@@ -52,7 +52,7 @@ def fit_curves(draw):
 
 
 def svg_paths(draw):
-    _, segments, (points, offsets, left, right, closed, ring_arcs, ring_offsets, _, _) = _traced(draw)
+    labels, segments, (points, offsets, left, right, closed, ring_arcs, ring_offsets, _, _) = _traced(draw)
     points, curves = points.double(), draw.pick(False, True)
     if curves:
         points, offsets = ops.fit_curves(points, offsets, closed, draw.pick(*TOLERANCES))
@@ -60,7 +60,8 @@ def svg_paths(draw):
         points = points + draw.values(draw.pick(*FINITE), torch.float64, *points.shape)
     opaque = draw.integers(0, 3, segments) > draw.pick(-1, 0, 3)
     columns = (points, offsets, left, right, ring_arcs, ring_offsets, opaque)
-    return Case((*(_view(draw, column) for column in columns), curves, draw.pick(1.0, 10.0, 0.3, 1e-9)))
+    size = draw.pick(tuple(labels.shape), (0, 0), (7, 5))
+    return Case((*(_view(draw, column) for column in columns), curves, draw.pick(1.0, 10.0, 0.3, 1e-9), *size))
 
 
 def hostile(draw, tensor):

@@ -6,7 +6,7 @@ from torch import Tensor
 from dhvt_kernels._checks import accumulation_dtype
 from dhvt_kernels._schema import ops
 
-DISTANCES = ("ward_length", "ward", "feature", "contrast")
+DISTANCES = ("ward_length", "ward_root", "ward", "feature", "contrast")
 
 
 def pixel_edges(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -85,6 +85,11 @@ def merge_tree(dtype):
     hostile[1][0, 1] = float("nan")
     hostile[1][1, 1] = float("inf")
     return [*cases, *((*hostile, distance, 0.1, 0) for distance in ("ward_length", "contrast"))]
+
+
+def merge_best(dtype):
+    values = torch.randint(0, 3, (2, 2, 9, 12), dtype=accumulation_dtype(dtype))  # many ties
+    return [*merge_tree(dtype), *((*pixel_graph(values), distance, 0.0, 0) for distance in DISTANCES)]
 
 
 def merge_pixels(dtype):
@@ -204,6 +209,7 @@ def similarity_pool_backward(dtype):
 
 
 SAMPLES = {
+    "merge_best": merge_best,
     "merge_pixels": merge_pixels,
     "merge_tree": merge_tree,
     "merge_tree_backward": merge_tree_backward,

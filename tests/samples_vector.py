@@ -61,9 +61,9 @@ def svg_paths(dtype):
         opaque = _random(MANY) < 0.9
         rest = (left, right, *rings[:2])
         samples += [
-            (*ops.fit_curves(points, offsets, closed, tolerance), *rest, opaque, True, 10.0),
-            (corners.double(), ends, *rest, opaque | True, False, 1.0),
-            (corners.double(), ends, *rest, opaque[:3], False, 0.3),
+            (*ops.fit_curves(points, offsets, closed, tolerance), *rest, opaque, True, 10.0, *labels.shape),
+            (corners.double(), ends, *rest, opaque | True, False, 1.0, 0, 0),
+            (corners.double(), ends, *rest, opaque[:3], False, 0.3, 20, 20),
         ]
     return samples
 

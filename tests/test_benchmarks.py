@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
-from benchmarks import measure, peers, targets
+from benchmarks import measure, overview, peers, targets
 from benchmarks.cases import BACKWARD, CASES
 from benchmarks.measure import Implementation
 from benchmarks.report import app
@@ -70,6 +70,48 @@ def test_report_and_comparison(result, tmp_path):
     assert "| 2.00x | 1.00x |" in text
     assert "pad and multiply" in text
     assert "not measured" in text
+
+
+@pytest.fixture
+def devices(result, tmp_path):
+    """The results of a CPU, and made-up ones of a GPU, on which Triton takes twice as long as CUDA."""
+    document = json.loads(result.read_text())
+    (tmp_path / "cpu.json").write_text(json.dumps(document))
+    (tmp_path / "other.json").write_text("{}")
+    triton = [e for e in document["benchmarks"] if e["extra_info"]["implementation"] == "native"]
+    document["benchmarks"] += (triton := json.loads(json.dumps(triton)))
+    for entry in triton:
+        times = {k: 2 * v for k, v in entry["extra_info"]["seconds"].items()}
+        entry["extra_info"] |= {"implementation": "triton", "seconds": times}
+    for entry in document["benchmarks"]:
+        entry["extra_info"]["device"] = "cuda"
+    (tmp_path / "h200.json").write_text(json.dumps(document))
+    return overview.found(tmp_path)
+
+
+def test_backends_side_by_side(devices, tmp_path):
+    assert [results.device for results in devices] == ["cpu", "cuda"]
+    sheet = overview.sheet(devices)
+    assert sheet.columns == ("operator", "shape", "device", "reference", "torch.compile", "CPU", "Triton", "CUDA")
+    filled = {row[2]: [column for column, cell in zip(sheet.columns, row, strict=True) if cell] for row in sheet.rows}
+    assert filled["cpu"][3:] == ["reference", "CPU"]
+    assert filled["cuda"][3:] == ["reference", "Triton", "CUDA"]
+    assert overview.slower(devices)
+    assert all(ratio == pytest.approx(2) for _, ratio in overview.slower(devices))
+    overview.draw(devices, tmp_path / "backends.png")
+    assert (tmp_path / "backends.png").stat().st_size > 10_000
+
+
+def test_the_page_keeps_its_text_and_replaces_its_table(devices):
+    text = f"before\n{overview.MARKS}\nold\n{overview.MARKS}\nafter\n"
+    once = overview.page(devices, text)
+    assert once.startswith("before\n")
+    assert once.endswith("after\n")
+    assert "old" not in once
+    assert "| pad forward |" in once
+    assert overview.page(devices, once) == once
+    assert "No result of a GPU" not in once
+    assert "No result of a GPU" in overview.page(devices[:1], text)
 
 
 @pytest.mark.parametrize("content", [None, "{}", "nonsense"])

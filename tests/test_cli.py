@@ -355,11 +355,12 @@ def test_many_tokens_leave_out_the_patches(dhvt, tmp_path, monkeypatch):
     assert set(load_file(tmp_path / "out/a.safetensors")) == {"labels", "count", "mean_color", "centroid", "box"}
 
 
-def test_long_summaries_are_cut(dhvt, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "TABLE_ROWS", 2)
+@pytest.mark.parametrize("command", [("tokenize", *FAST), ("svg",)], ids=["tokenize", "svg"])
+def test_long_summaries_are_cut(dhvt, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("dhvt_kernels.cli_jobs.TABLE_ROWS", 2)
     for index in range(5):
         picture(tmp_path / f"in/{index}.png", 6, 6)
-    text = dhvt("tokenize", tmp_path / "in", "-o", tmp_path / "out", *FAST)[1]
+    text = dhvt(*command, tmp_path / "in", "-o", tmp_path / "out")[1]
     assert "... and 3 more" in text
     assert "5 in" in text
 

@@ -1,10 +1,12 @@
 """What only a GPU can show: streams, graphs, devices, and that nothing waits for the host."""
 
 import re
+import sys
 
 import backends
 import pytest
 import torch
+from test_packaging import copy_sources, run
 
 import dhvt_kernels as dk
 
@@ -69,6 +71,31 @@ def test_a_graph_replays_on_new_images(tokenizer, images):
         static.copy_(batch)
         graph.replay()
         assert_same_bits(partition, tokenizer(batch))
+
+
+def test_triton_is_a_graph_too(tokenizer, images):
+    """A graph keeps the kernels that it was captured with, whatever is in force when it is replayed."""
+    static = images.clone()
+    with dk.backend("triton"):
+        graph, partition = capture(tokenizer, static)
+        expected = tokenizer(images.flip(0))
+    static.copy_(images.flip(0))
+    graph.replay()
+    assert_same_bits(partition, expected)
+
+
+def test_without_the_library_a_gpu_runs_triton_and_says_so_once(tmp_path):
+    copy_sources(tmp_path)
+    code = """
+import torch, dhvt_kernels as dk
+for _ in range(2):
+    print(dk.relabel(*(torch.zeros(size, dtype=torch.int32, device="cuda") for size in ((1, 2, 2), (1, 3)))).tolist())
+with dk.backend("triton"):  # nothing changes
+    dk.srgb_to_lab(torch.rand(1, 3, 4, 4, device="cuda"))
+"""
+    process = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path), DHVT_KERNELS_BACKEND=None)
+    assert process.stdout.splitlines() == ["[[[0, 0], [0, 0]]]"] * 2, process.stderr
+    assert process.stderr.count("CUDA tensors run on Triton kernels: _C.so was not built") == 1
 
 
 def launches(graph, folder):

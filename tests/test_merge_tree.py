@@ -329,7 +329,7 @@ def test_compile_without_recompiling():
         ({"edges": torch.zeros(1, 2, 2)}, TypeError, r"edges: expected \[B,E,2\] of int32"),
         ({"edges": torch.zeros(1, 2, 3).int()}, ValueError, r"edges: expected \[B,E,2\]"),
         ({"lengths": torch.zeros(1, 5).int()}, ValueError, r"lengths: expected \[B,E\] = \[1,2\]"),
-        ({"distance": "cosine"}, ValueError, "one of ward_length, ward, feature, contrast; found 'cosine'"),
+        ({"distance": "cosine"}, ValueError, "one of ward_length, ward_root, ward, feature, contrast; found 'cosine'"),
         ({"compactness": -1.0}, ValueError, "compactness: expected a finite number >= 0"),
         ({"noise": 0.0}, ValueError, "noise: expected a finite number > 0"),
         ({"depth": 0}, ValueError, "depth: expected an integer >= 1; found 0"),

@@ -191,6 +191,11 @@ def test_rounding_does_not_add_up(seed, scale):
             assert {point for subpath in draw(text) for point in subpath} <= known
 
 
+def check_equal(*arguments):
+    for ours, plain in zip(ops.svg_paths(*arguments), reference.svg_paths(*arguments), strict=True):
+        assert torch.equal(ours, plain)
+
+
 @given(MAPS, st.lists(st.booleans(), min_size=0, max_size=5), st.sampled_from([0.3, 1.0, 7.0]))
 @settings(max_examples=200, deadline=None)
 def test_equals_the_reference(labels, opaque, scale):
@@ -198,8 +203,8 @@ def test_equals_the_reference(labels, opaque, scale):
     rest = left, right, ring_arcs, ring_offsets, torch.tensor(opaque, dtype=torch.bool)
     curves = ops.fit_curves(corners.double(), ends, closed, 0.5)
     for arguments in ((corners.double(), ends, *rest, False, scale), (*curves, *rest, True, scale)):
-        for ours, plain in zip(ops.svg_paths(*arguments), reference.svg_paths(*arguments), strict=True):
-            assert torch.equal(ours, plain)
+        for size in ((0, 0), labels.shape, (3, 20)):
+            check_equal(*arguments, *size)
 
 
 def test_photographs_equal_the_reference():
@@ -207,9 +212,8 @@ def test_photographs_equal_the_reference():
         corners, ends, left, right, closed, ring_arcs, ring_offsets = dk.trace(labels)[:7]
         opaque = torch.rand(int(labels.max()) + 1) < 0.9
         curves = ops.fit_curves(corners.double(), ends, closed, 0.7)
-        arguments = *curves, left, right, ring_arcs, ring_offsets, opaque, True, 10.0
-        for ours, plain in zip(ops.svg_paths(*arguments), reference.svg_paths(*arguments), strict=True):
-            assert torch.equal(ours, plain)
+        for size in ((0, 0), labels.shape):
+            check_equal(*curves, left, right, ring_arcs, ring_offsets, opaque, True, 10.0, *size)
 
 
 def test_many_neighbours():
@@ -221,9 +225,8 @@ def test_many_neighbours():
     assert max(edges.values()) <= 2
     corners, ends, left, right, _, ring_arcs, ring_offsets = dk.trace(labels)[:7]
     opaque = torch.ones(600, dtype=torch.bool)
-    arguments = corners.double(), ends, left, right, ring_arcs, ring_offsets, opaque, False, 1.0
-    for ours, plain in zip(ops.svg_paths(*arguments), reference.svg_paths(*arguments), strict=True):
-        assert torch.equal(ours, plain)
+    for size in ((0, 0), labels.shape):
+        check_equal(corners.double(), ends, left, right, ring_arcs, ring_offsets, opaque, False, 1.0, *size)
 
 
 def test_very_many_neighbours_take_no_longer_each():
@@ -260,6 +263,9 @@ def test_bad_arguments():
         ({"offsets": arcs.offsets[:-1]}, ValueError, r"offsets: expected \[A\+1\] = \[4\]; found \[3\]"),
         ({"scale": 0.0}, ValueError, "scale: expected a finite number > 0"),
         ({"scale": float("nan")}, ValueError, "scale: expected a finite number > 0"),
+        ({"size": 3}, TypeError, r"size: expected None or \(height, width\); found 3"),
+        ({"size": (1.5, 2)}, TypeError, "size: expected an integer; found float"),
+        ({"size": (0, 2)}, ValueError, "size: expected an integer >= 1; found 0"),
         ({"scale": 1e9}, ValueError, r"points: expected finite numbers, below 2\^30 times the scale"),
         ({"points": given["points"] * float("nan")}, ValueError, "points: expected finite numbers"),
     ):
@@ -282,7 +288,10 @@ def test_rings_that_do_not_fit_are_an_error():
         with pytest.raises(RuntimeError, match="ring_"):
             dk.svg_paths(**{**given, "arcs": bad})
     # Arcs that do not meet draw nonsense, and end.
-    dk.svg_paths(**{**given, "points": torch.randn_like(given["points"])})
+    for far in (1, 1e6):
+        points = far * torch.randn_like(given["points"])
+        dk.svg_paths(**{**given, "points": points})
+        dk.svg_paths(**{**given, "points": points, "size": (2, 3)})
 
 
 def test_compiles_with_a_graph_break():

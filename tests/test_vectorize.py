@@ -6,6 +6,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -494,3 +495,15 @@ def test_eighty_megapixels_in_less_than_a_gibibyte():
     count, paths, memory = map(int, done.stdout.split())
     assert count == paths >= 1000
     assert memory < 2**30
+
+
+def test_few_segments_are_the_stripes_of_a_flag():
+    """Mixed rows between them, as edges are drawn: a row that joins both its sides would leave no cut with five."""
+    stripes = torch.tensor([[200, 30, 40], [240, 240, 240], [40, 40, 120], [240, 240, 240], [200, 30, 40]])
+    rows = [stripes[0].expand(9, 3)]
+    for above, below in pairwise(stripes):
+        rows += [(above + below)[None] // 2, below.expand(9, 3)]
+    image = torch.cat(rows).T[:, :, None].expand(-1, -1, 60).to(torch.uint8)
+    labels = dk.vector_hierarchy(image).cut(max_tokens=5).labels[0]
+    inner = [labels[10 * stripe : 10 * stripe + 9].unique().tolist() for stripe in range(5)]
+    assert sorted(inner) == [[0], [1], [2], [3], [4]]

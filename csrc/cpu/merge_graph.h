@@ -58,6 +58,24 @@ struct Tree : MergeTask<T> {
     std::copy_n(empty, 4, node.box + 4 * v);
   }
 
+  // The leaves as nodes.
+  void copy_leaves() const {
+    const auto& leaf = this->leaf;
+    const auto& node = this->node;
+    const int64_t channels = this->channels;
+    for (int64_t v = 0; v < this->leaves; ++v) {
+      clear(v);
+      if (leaf.count[v] <= 0) continue;
+      this->round[v] = 0;
+      node.count[v] = leaf.count[v];
+      node.boundary[v] = leaf.boundary[v];
+      std::copy_n(leaf.mean + v * channels, channels, node.mean + v * channels);
+      std::copy_n(leaf.m2 + v * channels, channels, node.m2 + v * channels);
+      std::copy_n(leaf.centroid + 2 * v, 2, node.centroid + 2 * v);
+      std::copy_n(leaf.box + 4 * v, 4, node.box + 4 * v);
+    }
+  }
+
   Region<T> region(int64_t v) const {
     const auto& [count, mean, m2, centroid, box, boundary] = this->node;
     return {count[v],

@@ -51,18 +51,7 @@ void read_graph(const Tree<T>& tree, RegionGraph<T, int64_t>& graph) {
 template <typename T>
 void merge_image(const MergeTask<T>& task) {
   const Tree<T> tree(task);
-  const auto& [leaf, node, channels] = std::tie(task.leaf, task.node, task.channels);
-  for (int64_t v = 0; v < task.leaves; ++v) {
-    tree.clear(v);
-    if (leaf.count[v] <= 0) continue;
-    task.round[v] = 0;
-    node.count[v] = leaf.count[v];
-    node.boundary[v] = leaf.boundary[v];
-    std::copy_n(leaf.mean + v * channels, channels, node.mean + v * channels);
-    std::copy_n(leaf.m2 + v * channels, channels, node.m2 + v * channels);
-    std::copy_n(leaf.centroid + 2 * v, 2, node.centroid + 2 * v);
-    std::copy_n(leaf.box + 4 * v, 4, node.box + 4 * v);
-  }
+  tree.copy_leaves();
   MergeRounds<T, int64_t> rounds(tree);
   read_graph(tree, rounds.graph());
   for (int64_t v = rounds.run(); v < task.nodes; ++v) tree.clear(v);

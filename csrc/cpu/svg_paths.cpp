@@ -6,9 +6,11 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <queue>
 
 #include "cpu/arcs.h"
+#include "svg_paths.h"
 
 namespace dhvt {
 namespace {
@@ -16,6 +18,8 @@ namespace {
 constexpr double kMost = 1 << 30;  // of what is written: products of two differences fit int64
 // Neighbours up to which a segment's priority is kept exact; with more, it may be an old one.
 constexpr size_t kSmall = 64;
+constexpr int64_t kHidden = 6;               // about the bytes of a boundary that is hidden
+constexpr double kFlat = 0.1, kLines = 100;  // curves as lines: how far off, in pixels, and at most how many
 
 // Arc a gives two darts, 2 a along it and 2 a + 1 back.
 class Map {
@@ -166,12 +170,6 @@ class Layers {
   std::priority_queue<Entry> queue_;
 };
 
-struct Place {
-  int64_t x, y;
-  bool operator==(const Place&) const = default;
-};
-Place operator-(Place a, Place b) { return {a.x - b.x, a.y - b.y}; }
-
 // Path data in whole numbers: relative commands, repeated letters and needless separators left out.
 class Pen {
  public:
@@ -252,7 +250,7 @@ class Pen {
 class Writer {
  public:
   Writer(const double* points, const int64_t* offsets, int64_t arcs, bool curves, double scale)
-      : offsets_(offsets), stride_(curves ? 3 : 1) {
+      : offsets_(offsets), stride_(curves ? 3 : 1), scale_(scale) {
     places_.resize(offsets[arcs]);
     for (int64_t i = 0; i < 2 * offsets[arcs]; ++i)
       STD_TORCH_CHECK(std::abs(scale * points[i]) < kMost,
@@ -260,31 +258,150 @@ class Writer {
     for (int64_t i = 0; i < offsets[arcs]; ++i)
       places_[i] = {std::llround(scale * points[2 * i + 1]), std::llround(scale * points[2 * i])};
   }
-  Place start(int32_t dart) const { return places_[(dart & 1) ? offsets_[dart / 2 + 1] - 1 : offsets_[dart / 2]]; }
-
-  void draw(Pen& pen, int32_t dart) const {
-    const bool back = dart & 1;
-    const int64_t step = back ? -1 : 1;
-    const Place* p = &places_[back ? offsets_[dart / 2 + 1] - 1 : offsets_[dart / 2]];
-    const int64_t pieces = (offsets_[dart / 2 + 1] - offsets_[dart / 2] - 1) / stride_;
-    for (int64_t i = 0; i < pieces; ++i, p += stride_ * step) {
-      if (stride_ == 3)
-        pen.curve(p[step], p[2 * step], p[3 * step]);
-      else
-        pen.line(p[step]);
-    }
+  // Lines or curves of a dart, and the point where one of them begins.
+  int64_t pieces(int32_t dart) const { return (offsets_[dart / 2 + 1] - offsets_[dart / 2] - 1) / stride_; }
+  int64_t knot(int32_t dart, int64_t piece) const {
+    return dart & 1 ? offsets_[dart / 2 + 1] - 1 - stride_ * piece : offsets_[dart / 2] + stride_ * piece;
   }
+  Place place(int64_t i) const { return places_[i]; }
+  Place start(int32_t dart) const { return places_[knot(dart, 0)]; }
+
+  void draw(Pen& pen, int32_t dart, int64_t piece) const {
+    const int64_t step = dart & 1 ? -1 : 1;
+    const Place* p = &places_[knot(dart, piece)];
+    if (stride_ == 3)
+      pen.curve(p[step], p[2 * step], p[3 * step]);
+    else
+      pen.line(p[step]);
+  }
+  void draw(Pen& pen, int32_t dart) const {
+    for (int64_t i = 0; i < pieces(dart); ++i) draw(pen, dart, i);
+  }
+
+  // Calls add(point) along the piece that begins at point i of an arc, without its beginning.
+  template <typename Add>
+  void flatten(int64_t i, const Add& add) const {
+    const Place* p = &places_[i];
+    if (stride_ == 3 && !(p[0] == p[1] && p[2] == p[3])) {
+      const Point a = point(i), b = point(i + 1), c = point(i + 2), d = point(i + 3);
+      const double x = std::max(std::abs(a.x - 2 * b.x + c.x), std::abs(b.x - 2 * c.x + d.x));
+      const double y = std::max(std::abs(a.y - 2 * b.y + c.y), std::abs(b.y - 2 * c.y + d.y));
+      const double lines = std::min(std::ceil(std::sqrt(0.75 / kFlat * (x + y))), kLines);
+      for (double k = 1; k < lines; ++k) {
+        const double t = k / lines, s = 1 - t, u = 3 * s * t, sss = s * s * s, sst = u * s, stt = u * t,
+                     ttt = t * t * t;
+        add(Point{sss * a.x + sst * b.x + stt * c.x + ttt * d.x, sss * a.y + sst * b.y + stt * c.y + ttt * d.y});
+      }
+    }
+    add(point(i + stride_));
+  }
+  Point point(int64_t i) const { return {places_[i].x / scale_, places_[i].y / scale_}; }
 
  private:
   const int64_t* offsets_;
   const int64_t stride_;
+  const double scale_;
   std::vector<Place> places_;
+};
+
+// Draws darts that follow each other, and those that are hidden in another way where there is one. It has to know what
+// is painted on top.
+class Hider {
+ public:
+  Hider(const Map& map, const Writer& writer, const int64_t* offsets, int64_t height, int64_t width, int64_t segments,
+        double scale)
+      : map_(map), writer_(writer), painted_(segments, 0), cover_(height, width, segments), detour_(cover_, scale) {
+    const auto arcs = static_cast<int32_t>(map.side.size() / 2);
+    flat_.reserve(2 * offsets[arcs]);
+    flat_at_.resize(offsets[arcs]);
+    for (int32_t a = 0; a < arcs; ++a) {
+      flat_.push_back(writer.point(writer.knot(2 * a, 0)));
+      flat_at_[writer.knot(2 * a, 0)] = flat_.size() - 1;
+      for (int64_t i = 0; i < writer.pieces(2 * a); ++i) {
+        writer.flatten(writer.knot(2 * a, i), [&](Point to) {
+          cover_.add(flat_.back(), to, map.side[2 * a + 1], map.side[2 * a]);
+          flat_.push_back(to);
+        });
+        flat_at_[writer.knot(2 * a, i + 1)] = flat_.size() - 1;
+      }
+    }
+    cover_.finish();
+  }
+
+  void paint(int32_t segment) {
+    painted_[segment] = 1;
+    cover_.paint(segment);
+  }
+  // Not where there is no segment on the other side: there the background would show at the edge of what covers it.
+  bool hidden(int32_t dart, int32_t segment) const {
+    const int32_t other = map_.side[dart ^ 1];
+    return other >= 0 && (map_.side[dart] != segment || painted_[other]);
+  }
+
+  // Draws darts of the region of a segment, all of them hidden.
+  void draw(Pen& pen, int32_t segment, const int32_t* darts, size_t count) {
+    run_.clear();
+    pieces_.clear();
+    bool near = true;
+    for (size_t k = 0; k < count; ++k) {
+      const int32_t d = darts[k];
+      const int side = map_.side[d] == segment ? -1 : painted_[map_.side[d ^ 1]] ? 0 : 1;
+      for (int64_t i = 0; i < writer_.pieces(d); ++i) {
+        int64_t at = flat_at_[writer_.knot(d, i)];
+        const int64_t end = flat_at_[writer_.knot(d, i + 1)], step = at < end ? 1 : -1;
+        for (;; at += step) {
+          run_.add(flat_[at], side);
+          near &= inside(flat_[at]);
+          if (at == end) break;
+        }
+        pieces_.push_back({d, i, run_.last()});
+      }
+    }
+    if (near)
+      draw(pen, 0, pieces_.size(), 0);
+    else  // what lies elsewhere is nothing that was traced
+      for (const auto& piece : pieces_) writer_.draw(pen, piece.dart, piece.index);
+  }
+
+ private:
+  struct Piece {
+    int32_t dart;
+    int64_t index;
+    size_t end;  // in the run
+  };
+
+  bool inside(Point p) const {
+    return -1 <= p.x && p.x <= cover_.width() + 1 && -1 <= p.y && p.y <= cover_.height() + 1;
+  }
+  // Pieces [first, last), the first of which begins at that point of the run: another way, or those of both halves.
+  void draw(Pen& pen, size_t first, size_t last, size_t begin) {
+    if (first == last) return;
+    const auto& piece = pieces_[last - 1];
+    const auto& places = detour_.find(run_, begin, piece.end, writer_.place(writer_.knot(piece.dart, piece.index + 1)));
+    for (Place place : places) pen.line(place);
+    if (!places.empty()) return;
+    if (last - first == 1) return writer_.draw(pen, piece.dart, piece.index);
+    const size_t middle = (first + last) / 2;
+    draw(pen, first, middle, begin);
+    draw(pen, middle, last, pieces_[middle - 1].end);
+  }
+
+  const Map& map_;
+  const Writer& writer_;
+  std::vector<Point> flat_;      // all arcs as lines
+  std::vector<size_t> flat_at_;  // [P]: where in it the ends of pieces are
+  std::vector<uint8_t> painted_;
+  Cover cover_;
+  Detour detour_;
+  Run run_;
+  std::vector<Piece> pieces_;
 };
 
 std::tuple<Tensor, Tensor, Tensor> svg_paths(const Tensor& any_points, const Tensor& any_offsets,
                                              const Tensor& any_left, const Tensor& any_right,
                                              const Tensor& any_ring_arcs, const Tensor& any_ring_offsets,
-                                             const Tensor& any_opaque, bool curves, double scale) {
+                                             const Tensor& any_opaque, bool curves, double scale, int64_t height,
+                                             int64_t width) {
   check(any_points, "points [P,2]", ScalarType::Double, {-1, 2});
   check(any_left, "left [A]", ScalarType::Int, {-1});
   const int64_t arcs = any_left.size(0);
@@ -302,7 +419,10 @@ std::tuple<Tensor, Tensor, Tensor> svg_paths(const Tensor& any_points, const Ten
   for (int64_t a = 0; a < arcs && curves; ++a)
     STD_TORCH_CHECK((offset[a + 1] - offset[a]) % 3 == 1, "offsets [A+1]: expected to rise by 3 n + 1 for curves");
   STD_TORCH_CHECK(std::isfinite(scale) && scale > 0, "scale: expected a finite number > 0; found ", scale);
+  STD_TORCH_CHECK(0 <= height && height < kMost && 0 <= width && width < kMost,
+                  "height, width: expected 0 to 2^30; found ", height, ", ", width);
 
+  const bool hide = height > 0 && width > 0;
   const Map map(left, right, ring_arcs, ring_offsets, opaque.size(0));
   const Writer writer(data<double>(points), offset, arcs, curves, scale);
   std::vector<int64_t> price(arcs);
@@ -315,29 +435,47 @@ std::tuple<Tensor, Tensor, Tensor> svg_paths(const Tensor& any_points, const Ten
     writer.draw(pen, static_cast<int32_t>(2 * a));
     pen.close();
     price[a] = static_cast<int64_t>(text.size() - before);
+    if (hide) price[a] = std::min(price[a], kHidden);
   }
 
+  std::optional<Hider> hider;
+  if (hide) hider.emplace(map, writer, offset, height, width, opaque.size(0), scale);
   Layers layers(map, price, data<bool>(opaque), opaque.size(0));
   std::vector<uint8_t> seen(2 * arcs, 0);
   std::vector<std::string> paths;
-  std::vector<int32_t> order;
+  std::vector<int32_t> order, ring;
   layers.each([&](int32_t segment, const std::vector<int32_t>& darts) {
     std::string path;
     Pen pen(path);
+    const auto hidden = [&](int32_t d) { return hider && hider->hidden(d, segment); };
     for (int32_t d : darts) seen[d] = 0;
-    bool first = true;
     for (int32_t d : darts) {
       if (seen[d]) continue;
-      pen.begin(writer.start(d), first);
-      first = false;
+      ring.clear();
       for (int32_t dart = d; !seen[dart];) {
         seen[dart] = 1;
-        writer.draw(pen, dart);
+        ring.push_back(dart);
         dart = map.next[dart];
         while (layers.region(dart ^ 1) == segment) dart = map.next[dart ^ 1];
       }
+      // It begins where what is hidden ends: a last line is drawn by closing.
+      for (size_t i = 0; i < ring.size(); ++i)
+        if (!hidden(ring[i]) && hidden(ring[(i ? i : ring.size()) - 1])) {
+          std::rotate(ring.begin(), ring.begin() + i, ring.end());
+          break;
+        }
+      pen.begin(writer.start(ring[0]), path.empty());
+      for (size_t i = 0; i < ring.size();) {
+        const size_t begin = i;
+        while (i < ring.size() && hidden(ring[i])) ++i;
+        if (begin < i)
+          hider->draw(pen, segment, &ring[begin], i - begin);
+        else
+          writer.draw(pen, ring[i++]);
+      }
       pen.close();
     }
+    if (hider && data<bool>(opaque)[segment]) hider->paint(segment);
     paths.push_back(std::move(path));
     order.push_back(segment);
   });

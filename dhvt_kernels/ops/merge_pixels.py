@@ -72,7 +72,7 @@ def merge_pixels(
     Args:
         features: [B,C,H,W] of any floating dtype, contiguous, channels_last or any view.
         mask: bool [B,H,W], False for pixels that belong to no image; they are unused leaves. None: all belong.
-        distance: `"ward_length"`, `"ward"`, `"contrast"` or `"feature"` (the published one).
+        distance: `"ward_length"`, `"ward_root"`, `"ward"`, `"contrast"` or `"feature"` (the published one).
         compactness: weight of the bounding-box term, in the unit of the distance; >= 0.
         depth: number of levels; `depth - 1` rounds are done, so that 1 merges nothing. Default: merge to the root.
         noise: variance of noise, in squared units of the features; > 0. For `"contrast"` alone.

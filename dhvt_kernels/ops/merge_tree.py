@@ -1,6 +1,7 @@
 """Merging of a region graph into a binary tree."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from .._checks import check_choice, check_float, check_int, check_tensors
 from .._schema import ops
 from .segment_moments import Moments
 
-DISTANCES = ("ward_length", "ward", "feature", "contrast")
+DISTANCES = ("ward_length", "ward_root", "ward", "feature", "contrast")
+ORDERS = ("rounds", "best")
 
 
 class MergeTree(NamedTuple):
@@ -25,6 +27,7 @@ class MergeTree(NamedTuple):
     moments: Moments
 
 
+@register_fake("dhvt_kernels::merge_best")
 @register_fake("dhvt_kernels::merge_tree")
 def _(
     count: Tensor,
@@ -63,11 +66,15 @@ def _(
     return node_mean.new_empty(shape), node_mean.new_empty(shape)
 
 
+def _operator(order: str) -> Callable[..., tuple[Tensor, ...]]:
+    return cast(Callable[..., tuple[Tensor, ...]], ops.merge_best if order == "best" else ops.merge_tree)
+
+
 class _MergeTree(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, mean: Tensor, m2: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, mean: Tensor, m2: Tensor, order: str, *others: Any) -> tuple[Tensor, ...]:
         count, rest = others[0], others[1:]
-        outputs = ops.merge_tree(count, mean, m2, *rest)
+        outputs = _operator(order)(count, mean, m2, *rest)
         parent, _, node_count, node_mean = outputs[:4]
         ctx.save_for_backward(parent, node_count, node_mean)
         ctx.mark_non_differentiable(*outputs[:3], *outputs[5:])
@@ -77,7 +84,7 @@ class _MergeTree(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_mean, grad_m2 = ops.merge_tree_backward(grads[3], grads[4], *ctx.saved_tensors)
-        return grad_mean, grad_m2, *(None,) * 10
+        return grad_mean, grad_m2, *(None,) * 11
 
 
 def merge_tree(
@@ -86,20 +93,22 @@ def merge_tree(
     lengths: Tensor,
     *,
     distance: str = "ward_length",
+    order: str = "rounds",
     compactness: float = 0.0,
     depth: int | None = None,
     noise: float = 16.0,
 ) -> MergeTree:
-    """Merge neighbouring regions, round by round, into a binary tree.
+    """Merge neighbouring regions into a binary tree, round by round or the nearest pair of all first.
 
-    In each round every region u picks the neighbour v of least ``(D(u, v), node of v)``; none declines. The picked
-    pairs merge two by two in the order ``(D, lower node, higher node)``, each making a new node, and the connected
-    groups are the next round's regions. The distances are those at the beginning of the round, with
+    With order `"rounds"`, in each round every region u picks the neighbour v of least ``(D(u, v), node of v)``; none
+    declines. The picked pairs merge two by two in the order ``(D, lower node, higher node)``, each making a new node,
+    and the connected groups are the next round's regions. The distances are those at the beginning of the round, with
     ``S = |mean_u - mean_v|^2``, n the pixel counts and l_uv the length of the common boundary::
 
         feature:      D = S
         ward:         D = n_u n_v / (n_u + n_v) S
         ward_length:  D = n_u n_v / (n_u + n_v) S / l_uv
+        ward_root:    D = n_u n_v / (n_u + n_v) S / sqrt(l_uv)
         contrast:     D = (200 + n_u n_v / (n_u + n_v)) / (80 + l_uv) (S' + 1 - fill)
                       S' = sum_c (mean_u - mean_v)_c^2 / (v_c + noise),   v_c = (m2_u + m2_v)_c / (n_u + n_v)
                       fill = 4 (n_u + n_v) / (h + w)^2
@@ -107,14 +116,22 @@ def merge_tree(
     where h, w are the sides of the union's bounding box; and for compactness > 0, D grows by
     ``compactness (1 - fill)``.
 
+    With order `"best"` the nearest pair of all merges, and that is a round. Where a row of mixed regions lies between
+    two others, a round often joins all of them; this does not. Distances are looked at where there is reason to: at
+    the beginning, in the order of the pairs; after a merge those of the region of fewer pixels (of equal ones the
+    higher node), which the union takes over, in the order of its neighbours; and when a pair's turn comes. Where its
+    distance has grown since, it waits for another turn, else it merges. Of equal distances the one that was looked at
+    first has its turn first.
+
     Args:
         moments: of the leaves, `Moments` of shape [B,L,...]: float32 or float64 where floating. A leaf whose count is 0
             is an unused slot. The counts of an image must add up to less than 2^31.
         edges: [B,E,2] of int32, pairs of neighbouring leaves. Edges between a leaf and itself, to an unused leaf, with
             an index outside [0, L) or with a length < 1 are ignored; parallel ones add up.
         lengths: [B,E] of int32, the length of the boundary that each edge stands for, in pixel pairs.
-        distance: `"ward_length"`, `"ward"`, `"feature"` or `"contrast"`.
+        distance: `"ward_length"`, `"ward_root"`, `"ward"`, `"feature"` or `"contrast"`.
         compactness: weight of the bounding-box term, in the unit of the distance; >= 0.
+        order: `"rounds"`, or `"best"` for one merge per round.
         depth: number of levels; `depth - 1` rounds are done, so that 1 merges nothing. Default: merge to the root.
         noise: variance of noise, in squared units of the features; > 0. For `"contrast"` alone.
 
@@ -124,8 +141,8 @@ def merge_tree(
 
     Raises:
         TypeError: an argument has another type or dtype.
-        ValueError: shapes do not agree, an unknown distance, a negative compactness, a depth below 1, or a noise not
-            above 0.
+        ValueError: shapes do not agree, an unknown distance or order, a negative compactness, a depth below 1, a noise
+            not above 0, or order `"best"` elsewhere than on the CPU.
 
     Note:
         Gradients flow from the `mean` and `m2` of every node to those of the leaves, with the structure held constant;
@@ -164,12 +181,15 @@ def merge_tree(
         lengths=(lengths, "B E", torch.int32),
     )
     check_choice("distance", distance, DISTANCES)
+    check_choice("order", order, ORDERS)
+    if order == "best" and mean.device.type != "cpu":
+        raise ValueError(f'order: expected tensors on the CPU for "best"; found {mean.device}')
     compactness = check_float("compactness", compactness, minimum=0)
     rounds = 0 if depth is None else check_int("depth", depth, 1)
     noise = check_float("noise", noise, above=0)
     rest = (moments.centroid, moments.box, moments.boundary, edges, lengths, distance, compactness, rounds, noise)
     if torch.is_grad_enabled() and (mean.requires_grad or moments.m2.requires_grad):
-        parent, round_, *nodes = _MergeTree.apply(mean, moments.m2, moments.count, *rest)
+        parent, round_, *nodes = _MergeTree.apply(mean, moments.m2, order, moments.count, *rest)
     else:
-        parent, round_, *nodes = ops.merge_tree(moments.count, mean, moments.m2, *rest)
+        parent, round_, *nodes = _operator(order)(moments.count, mean, moments.m2, *rest)
     return MergeTree(parent, round_, Moments(*nodes))

@@ -12,6 +12,7 @@ from .gaussian_blur import gaussian_blur_backward as gaussian_blur_backward
 from .information_criterion import information_criterion as information_criterion
 from .information_criterion import information_criterion_backward as information_criterion_backward
 from .mean_inject import mean_inject as mean_inject
+from .merge_best import merge_best as merge_best
 from .merge_pixels import merge_pixels as merge_pixels
 from .merge_tree import merge_tree as merge_tree
 from .merge_tree import merge_tree_backward as merge_tree_backward

@@ -1,6 +1,7 @@
 """Best-neighbour merging of a region graph into a binary tree, and the gradients down that tree."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ EMPTY_BOX = (0, 0, -1, -1)
 CONTRAST_COUNT, CONTRAST_LENGTH = 200, 80
 
 
-def _distances(
+def distances(
     pairs: Tensor,
     common: Tensor,
     moments: tuple[Tensor, ...],
@@ -43,9 +44,26 @@ def _distances(
         result = n_u * n_v / (n_u + n_v) * result
     if distance == "ward_length":
         result = result / common.to(mean.dtype)
+    elif distance == "ward_root":
+        result = result / common.to(mean.dtype).sqrt()
     if compactness > 0:
         result = result + compactness * spread
     return torch.where(result.isnan(), math.inf, result)
+
+
+def join(moments: tuple[Tensor, ...], node: int, a: int, b: int) -> None:
+    """Make a node's moments those of a, joined by b. Its boundary still has twice what they have in common."""
+    count, mean, m2, centroid, box, boundary = moments
+    n_a, n_b = count[a].to(mean.dtype), count[b].to(mean.dtype)
+    share = n_b / (n_a + n_b)
+    delta = mean[b] - mean[a]
+    mean[node] = mean[a] + delta * share
+    m2[node] = m2[a] + (m2[b] + delta * n_a * share * delta)
+    centroid[node] = centroid[a] + (centroid[b] - centroid[a]) * share
+    box[node, :2] = torch.minimum(box[a, :2], box[b, :2])
+    box[node, 2:] = torch.maximum(box[a, 2:], box[b, 2:])
+    count[node] = count[a] + count[b]
+    boundary[node] = boundary[a] + boundary[b]
 
 
 def _contract(edges: dict[tuple[int, int], int], name: dict[int, int]) -> dict[tuple[int, int], int]:
@@ -81,15 +99,15 @@ def _merge_image(
     noise: float,
     max_rounds: float,
 ) -> None:
-    """Merge one image in place; edges from (lower node, higher node) to the length between them."""
-    count, mean, m2, centroid, box, boundary = moments
+    """Merge one image in place, round by round."""
+    mean, boundary = moments[1], moments[5]
     node, round_number = leaves, 0
     while edges and round_number < max_rounds:
         round_number += 1
         first = node
         pairs = list(edges)
         common = torch.tensor([edges[pair] for pair in pairs], device=mean.device)
-        frozen = _distances(torch.tensor(pairs, device=mean.device), common, moments, distance, compactness, noise)
+        frozen = distances(torch.tensor(pairs, device=mean.device), common, moments, distance, compactness, noise)
         best: dict[int, tuple[float, int]] = {}
         for (u, v), value in zip(pairs, frozen.tolist(), strict=True):
             best[u] = min(best.get(u, (math.inf, leaves * 2)), (value, v))
@@ -102,17 +120,7 @@ def _merge_image(
             a, b = sorted((root[u], root[v]))
             parent[a] = parent[b] = node
             round_[node] = round_number
-            # A node's moments are those of a, joined by b.
-            n_a, n_b = count[a].to(mean.dtype), count[b].to(mean.dtype)
-            share = n_b / (n_a + n_b)
-            delta = mean[b] - mean[a]
-            mean[node] = mean[a] + delta * share
-            m2[node] = m2[a] + (m2[b] + delta * n_a * share * delta)
-            centroid[node] = centroid[a] + (centroid[b] - centroid[a]) * share
-            box[node, :2] = torch.minimum(box[a, :2], box[b, :2])
-            box[node, 2:] = torch.maximum(box[a, 2:], box[b, 2:])
-            count[node] = count[a] + count[b]
-            boundary[node] = boundary[a] + boundary[b]
+            join(moments, node, a, b)
             for vertex, newest in root.items():
                 if newest in (a, b):
                     root[vertex] = node
@@ -144,6 +152,29 @@ def merge_tree(
     noise: float = 16.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Binary trees; depth - 1 rounds of merging, all of them where depth is 0."""
+    moments = count, mean, m2, centroid, box, boundary
+    return merge_images(_merge_image, moments, edges, lengths, distance, compactness, depth, noise)
+
+
+#: What merges one image in place: parents, rounds, moments [V,...], edges from (lower node, higher node) to the length
+#: between them, the number of leaves, distance, compactness, noise, and the most rounds.
+MergeImage = Callable[
+    [list[int], list[int], tuple[Tensor, ...], dict[tuple[int, int], int], int, str, float, float, float], None
+]
+
+
+def merge_images(
+    merge_image: MergeImage,
+    leaf_moments: tuple[Tensor, ...],
+    edges: Tensor,
+    lengths: Tensor,
+    distance: str,
+    compactness: float,
+    depth: int,
+    noise: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Parents, rounds and moments of the nodes, image after image."""
+    count, mean, m2, centroid, box, boundary = leaf_moments
     batch, leaves = count.shape
     nodes = max(2 * leaves - 1, 0)
     empty = torch.tensor(EMPTY_BOX, dtype=torch.int32, device=count.device)
@@ -168,7 +199,7 @@ def merge_tree(
             graph[pair] = graph.get(pair, 0) + length
         image = tuple(t[b] for t in moments)
         max_rounds = depth - 1 if depth > 0 else math.inf
-        _merge_image(parents[b], rounds[b], image, graph, leaves, distance, compactness, noise, max_rounds)
+        merge_image(parents[b], rounds[b], image, graph, leaves, distance, compactness, noise, max_rounds)
 
     def stacked(rows: list[list[int]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int32, device=count.device).reshape(batch, nodes)

@@ -64,7 +64,8 @@ def _scales(tree: _Tree) -> dict[int, float]:
 
 def scale_set(likelihood: Tensor, penalty: Tensor, parent: Tensor, round: Tensor) -> tuple[Tensor, Tensor]:
     """The range of strengths [lower, upper) of every node; empty, at infinity, for unused ones."""
-    lower, upper = torch.full((2, *parent.shape), math.inf, dtype=torch.float32, device=parent.device)
+    lower = torch.full(parent.shape, math.inf, dtype=torch.float32, device=parent.device)
+    upper = lower.clone()
     for b in range(parent.shape[0]):
         tree = _tree(likelihood[b], penalty[b], parent[b], round[b])
         scale = _scales(tree)

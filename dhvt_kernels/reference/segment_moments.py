@@ -37,7 +37,7 @@ def segment_moments(
     size = count.clamp(min=1)
     mean = _scatter(values, pixel, num_segments) / size
     of_pixel = torch.nn.functional.pad(mean, (0, 0, 0, 1)).gather(1, pixel.unsqueeze(-1).expand_as(values))
-    m2 = _scatter((values - of_pixel) ** 2, pixel, num_segments)
+    m2 = _scatter((values - of_pixel) ** 2, pixel, num_segments).contiguous()
 
     rows, columns = torch.arange(height, device=labels.device), torch.arange(width, device=labels.device)
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).reshape(1, -1, 2).expand(batch, -1, -1)

@@ -211,7 +211,8 @@ def soft_pool(
     ones = torch.ones_like(usable, dtype=compute.dtype)
     points = torch.cat([torch.where(usable, values.to(compute.dtype), 0), ones], 1)
     sums = _pool(assignment, index, points, centers.shape[1])
-    return sums[..., :-1].contiguous(), sums[..., -1].contiguous()
+    sums, mass = (part.clone(memory_format=torch.contiguous_format) for part in (sums[..., :-1], sums[..., -1]))
+    return sums, mass
 
 
 def _vjp(outputs: tuple[Tensor, ...], inputs: list[Tensor], gradients: tuple[Tensor, ...]) -> list[Tensor]:

@@ -1,22 +1,17 @@
 """Path data of segments that are painted one over the other."""
 
 import heapq
-import math
 from collections.abc import Iterator
-from itertools import pairwise
+from functools import partial
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
 
+from ._detours import Cover, Place, Point, Run, detour, flatten, round_away
+
 SMALL = 64  # neighbours up to which a segment's priority is kept exact; with more, it may be an old one
-
-Place = tuple[int, int]  # x, y
-
-
-def _round(value: float) -> int:
-    """To the nearest integer, halves away from zero."""
-    whole = math.floor(abs(value))
-    return int(math.copysign(whole + (abs(value) - whole >= 0.5), value))
+HIDDEN = 6  # about the bytes of a boundary that is hidden
 
 
 class _Pen:
@@ -53,6 +48,13 @@ class _Pen:
         self._finish_line()
         self._command("c", self._by(a) + self._by(b) + self._by(to))
         self.here = to
+
+    def piece(self, points: list[Place]) -> None:
+        """A line or a curve, from where it begins."""
+        if len(points) == 4:
+            self.curve(points[1], points[2], points[3])
+        else:
+            self.line(points[1])
 
     def close(self) -> None:
         self.run = None  # a last line back to the start is drawn by closing
@@ -157,6 +159,85 @@ class _Layers:
             heapq.heappush(self.queue, (self.total[s] - common, s, self.version[s]))
 
 
+class _Hider:
+    """Draws darts of one region that follow each other and are hidden: in another way where there is one."""
+
+    def __init__(self, outlines: "_Outlines", side: list[int], scale: float, height: int, width: int) -> None:
+        self.outlines, self.side, self.scale = outlines, side, scale
+        self.cover, self.painted = Cover(height, width), set[int]()
+        self.flat = [[self._flatten(piece) for piece in outlines.pieces(dart)] for dart in range(0, len(side), 2)]
+        for arc, pieces in enumerate(self.flat):
+            for piece in pieces:
+                for a, b in pairwise(piece):
+                    self.cover.add(a, b, side[2 * arc + 1], side[2 * arc])
+        self.cover.finish()
+
+    def paint(self, segment: int) -> None:
+        self.painted.add(segment)
+        self.cover.paint(segment)
+
+    def hidden(self, dart: int, segment: int) -> bool:
+        """Not where there is no segment on the other side: the background would show at the edge of what covers it."""
+        other = self.side[dart ^ 1]
+        return other >= 0 and (self.side[dart] != segment or other in self.painted)
+
+    def draw(self, pen: _Pen, segment: int, darts: list[int]) -> None:
+        run, pieces, near = Run(), [], True
+        for dart in darts:
+            side = -1 if self.side[dart] == segment else 0 if self.side[dart ^ 1] in self.painted else 1
+            flat = [piece[::-1] for piece in self.flat[dart // 2][::-1]] if dart & 1 else self.flat[dart // 2]
+            for piece, points in zip(self.outlines.pieces(dart), flat, strict=True):
+                for point in points:
+                    run.add(point, side)
+                    near &= self._near(point)
+                pieces.append((piece, len(run.points) - 1))
+
+        def some(first: int, last: int, begin: int) -> None:
+            """Pieces [first, last), the first of which begins at that point of the run."""
+            piece, end = pieces[last - 1]
+            places = detour(self.cover, run, self.scale, begin, end, piece[-1])
+            for place in places:
+                pen.line(place)
+            if places:
+                return
+            if last - first == 1:
+                return pen.piece(piece)
+            middle = (first + last) // 2
+            some(first, middle, begin)
+            some(middle, last, pieces[middle - 1][1])
+
+        if near and pieces:
+            some(0, len(pieces), 0)
+        else:  # what lies elsewhere is nothing that was traced
+            for piece, _ in pieces:
+                pen.piece(piece)
+
+    def _near(self, point: Point) -> bool:
+        x, y = point
+        return -1 <= x <= self.cover.width + 1 and -1 <= y <= self.cover.height + 1
+
+    def _flatten(self, piece: list[Place]) -> list[Point]:
+        points = [(x / self.scale, y / self.scale) for x, y in piece]
+        if len(piece) == 4 and not (piece[0] == piece[1] and piece[2] == piece[3]):
+            a, b, c, d = points
+            return [a, *flatten(a, b, c, d)]
+        return [points[0], points[-1]]
+
+
+class _Outlines:
+    """Darts as pieces: lines and curves."""
+
+    def __init__(self, lines: list[list[Place]], stride: int) -> None:
+        self.lines, self.stride = lines, stride
+
+    def pieces(self, dart: int) -> list[list[Place]]:
+        line = self.lines[dart // 2][:: -1 if dart & 1 else 1]
+        return [line[i : i + self.stride + 1] for i in range(0, len(line) - 1, self.stride)]
+
+    def start(self, dart: int) -> Place:
+        return self.lines[dart // 2][-1 if dart & 1 else 0]
+
+
 def svg_paths(
     points: Tensor,
     offsets: Tensor,
@@ -167,9 +248,11 @@ def svg_paths(
     opaque: Tensor,
     curves: bool,
     scale: float,
+    height: int,
+    width: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Segment by segment from the top of the stack; every region's boundary is followed dart by dart."""
-    places = [(_round(scale * x), _round(scale * y)) for y, x in points.tolist()]
+    places = [(round_away(scale * x), round_away(scale * y)) for y, x in points.tolist()]
     lines = [places[first:end] for first, end in pairwise(offsets.tolist())]
     segments = opaque.shape[0]
     side = [s if 0 <= s < segments else -1 for pair in zip(right.tolist(), left.tolist(), strict=True) for s in pair]
@@ -179,44 +262,55 @@ def svg_paths(
         ring = signed[begin:end]
         following.update(zip(ring, ring[1:] + ring[:1], strict=True))
 
-    def draw(pen: _Pen, dart: int) -> None:
-        line = lines[dart // 2][:: -1 if dart & 1 else 1]
-        if curves:
-            for i in range(1, len(line), 3):
-                pen.curve(*line[i : i + 3])
-        else:
-            for place in line[1:]:
-                pen.line(place)
+    outlines = _Outlines(lines, 3 if curves else 1)
 
-    def start(dart: int) -> Place:
-        return lines[dart // 2][-1 if dart & 1 else 0]
+    def draw(pen: _Pen, dart: int) -> None:
+        for piece in outlines.pieces(dart):
+            pen.piece(piece)
+
+    hider = _Hider(outlines, side, scale, height, width) if height > 0 and width > 0 else None
+
+    def hidden(dart: int, segment: int) -> bool:
+        return hider is not None and hider.hidden(dart, segment)
 
     price = []
     for arc in range(len(lines)):
         pen = _Pen()
-        pen.begin(start(2 * arc))
+        pen.begin(outlines.start(2 * arc))
         before = len(pen.text)
         draw(pen, 2 * arc)
         pen.close()
-        price.append(len(pen.text) - before)
+        price.append(len(pen.text) - before if hider is None else min(len(pen.text) - before, HIDDEN))
 
     layers = _Layers(side, price, opaque.tolist())
     paths = []
-    for segment, darts in layers.each():
+    for segment, boundary in layers.each():
         pen = _Pen()
         seen = set()
-        for first in darts:
+        for first in boundary:
             if first in seen:
                 continue
-            pen.begin(start(first))
-            dart = first
+            ring, dart = [], first
             while dart not in seen:
                 seen.add(dart)
-                draw(pen, dart)
+                ring.append(dart)
                 dart = following[dart]
                 while layers.region(dart ^ 1) == segment:
                     dart = following[dart ^ 1]
+            # It begins where what is hidden ends: a last line is drawn by closing.
+            covered = [hidden(dart, segment) for dart in ring]
+            begin = next((i for i in range(len(ring)) if not covered[i] and covered[i - 1]), 0)
+            ring = ring[begin:] + ring[:begin]
+            pen.begin(outlines.start(ring[0]))
+            for below, darts in groupby(ring, partial(hidden, segment=segment)):
+                if hider is not None and below:
+                    hider.draw(pen, segment, [*darts])
+                else:
+                    for dart in darts:
+                        draw(pen, dart)
             pen.close()
+        if hider is not None and opaque[segment]:
+            hider.paint(segment)
         paths.append((segment, pen.text.encode()))
     paths.reverse()
     text = b"".join(path for _, path in paths)

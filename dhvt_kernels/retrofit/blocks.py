@@ -1,7 +1,7 @@
 """A stack of blocks on rows with different numbers of tokens: padded, in buckets, or packed."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,17 +12,28 @@ from .choice import RAGGED, Ragged, auto, needs_rows
 from .interception import on_row
 from .kernels import KERNELS, NotPacked, Row
 
-if TYPE_CHECKING:
-    from .adapter import Adapter
-
 #: A bucket's shortest row has at least this share of its longest one's tokens.
 SIMILAR = 0.8
 
 Blocks = Sequence[Any]
 
 
+class Family(Protocol):
+    """What is asked of an `Adapter` here; it says what each means."""
+
+    model: Any
+
+    def keys(self, tokens: Tensor, mask: Tensor) -> Any: ...
+
+    def fused(self) -> bool: ...
+
+    def block(
+        self, block: Any, tokens: Tensor, keys: Any, inside: Callable[[Callable[..., Any]], Callable[..., Any]] | None
+    ) -> Tensor: ...
+
+
 def run_blocks(
-    adapter: "Adapter", blocks: Blocks, tokens: Tensor, mask: Tensor | None, layers: Sequence[int]
+    adapter: Family, blocks: Blocks, tokens: Tensor, mask: Tensor | None, layers: Sequence[int]
 ) -> tuple[Tensor, ...]:
     """`Adapter.run`."""
     wanted = _indices(layers, len(blocks))
@@ -52,7 +63,7 @@ def _with_own(tokens: Tensor, mask: Tensor | None) -> Tensor | None:
 
 
 def _run_ragged(
-    adapter: "Adapter", blocks: Blocks, tokens: Tensor, mask: Tensor | None, wanted: Sequence[int], ragged: Ragged
+    adapter: Family, blocks: Blocks, tokens: Tensor, mask: Tensor | None, wanted: Sequence[int], ragged: Ragged
 ) -> dict[int, Tensor]:
     ragged.ran = True
     own = tokens.shape[1] - max(ragged.counts)
@@ -73,7 +84,7 @@ def _run_ragged(
 
 
 def _padded(
-    adapter: "Adapter", blocks: Blocks, tokens: Tensor, mask: Tensor | None, wanted: Sequence[int]
+    adapter: Family, blocks: Blocks, tokens: Tensor, mask: Tensor | None, wanted: Sequence[int]
 ) -> Iterator[tuple[int, Tensor]]:
     """The wanted blocks and their outputs `[B,n,D]`, with the padding masked."""
     keys = None if mask is None else adapter.keys(tokens, mask)
@@ -84,7 +95,7 @@ def _padded(
 
 
 def _packed(
-    adapter: "Adapter", blocks: Blocks, tokens: Tensor, counts: list[int], wanted: Sequence[int], chosen: str
+    adapter: Family, blocks: Blocks, tokens: Tensor, counts: list[int], wanted: Sequence[int], chosen: str
 ) -> dict[int, Tensor]:
     """All real tokens in one row `[1,T,D]`."""
     length, found = tokens.shape[1], {}
@@ -104,7 +115,7 @@ def _packed(
 
 
 def _buckets(
-    adapter: "Adapter", blocks: Blocks, tokens: Tensor, counts: list[int], wanted: Sequence[int]
+    adapter: Family, blocks: Blocks, tokens: Tensor, counts: list[int], wanted: Sequence[int]
 ) -> dict[int, Tensor]:
     """Rows of similar length together, each group padded to its own longest."""
     order = sorted(range(len(counts)), key=lambda b: -counts[b])

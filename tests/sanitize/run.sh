@@ -26,7 +26,7 @@ tests() {
 
 # What torch itself compiles or differentiates is left out, and the dtypes that share code with others.
 rest="not opcheck and not compile and not gradcheck and not memory and not reference and not bfloat16 and not float64"
-operators=$(printf 'tests/test_%s.py ' connected_components region_graph merge_pixels merge_tree similarity_pool tree_cut scale_set scale_cut saliency soft_cluster token_patches trace simplify edge_points fit_curves svg_paths color_sums)
+operators=$(printf 'tests/test_%s.py ' connected_components region_graph merge_pixels merge_tree merge_best similarity_pool tree_cut scale_set scale_cut saliency soft_cluster token_patches trace simplify edge_points fit_curves svg_paths color_sums)
 
 address() {
   build address address,undefined,float-cast-overflow
