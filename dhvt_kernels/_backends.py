@@ -137,8 +137,7 @@ class _Choice:
         if name == "native":
             return _native.native_error
         if name == "triton":
-            reason = _triton().missing_on("cpu")
-            return reason if _native.gpu_missing() is not None else _triton().missing
+            return _triton().missing_on("cpu") if _native.gpu_missing() else _triton().missing
         return None
 
     def cuda_starts(self) -> None:

@@ -52,7 +52,7 @@ TRITON_OPERATORS = (
             op for op in sorted(set(SCHEMAS) - set(HOST_OPERATORS)) if hasattr(triton, op)
         ]
     }
-    if triton.missing_on("cuda") is None
+    if triton.interpreted or triton.missing_on("cuda") is None
     else {}
 )
 #: Both: the backends whose kernels are slow to run here, and their operators.

@@ -17,12 +17,13 @@ _OLDEST_GPU = (8, 0)
 
 def missing_on(device: str) -> str | None:
     """Why Triton cannot run on tensors of a device, "cpu" or "cuda"; None when it can."""
-    if missing is not None or interpreted:
+    if missing is not None:
         return missing
     if device == "cpu":
-        return "Triton runs on CPU tensors only in its interpreter (TRITON_INTERPRET=1, set before the import)"
+        only = "Triton runs on CPU tensors only in its interpreter (TRITON_INTERPRET=1, set before the import)"
+        return None if interpreted else only
     reason = _native.gpu_missing()
-    if reason is not None:
+    if reason is not None or interpreted:
         return reason
     for index in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_capability(index)
