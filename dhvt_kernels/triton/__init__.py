@@ -8,6 +8,7 @@ import torch
 
 from .. import _native
 from ._language import interpreted, missing
+from .connected_components import connected_components as connected_components
 from .region_graph import region_graph as region_graph
 from .relabel import relabel as relabel
 from .saliency import saliency as saliency

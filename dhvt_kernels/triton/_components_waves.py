@@ -1,0 +1,242 @@
+"""Fragments join their neighbours in waves, from what is kept outwards."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._components_label import BLOCK, pixels_of_program
+from ._language import cdiv, jit, tl
+from ._launch import launch
+
+#: Fragments that a program works on at once.
+LANES = 1024
+#: The leaf of a fragment in the queue, until it is resolved; that of others is -1.
+QUEUED = tl.constexpr(-2)
+
+
+@jit
+def _neighbor(place, width, pixels, DIRECTION: tl.constexpr):
+    """The pixel above, to the left, to the right, below, and whether there is one."""
+    if DIRECTION == 0:
+        return place - width, place >= width
+    elif DIRECTION == 1:
+        return place - 1, place % width > 0
+    elif DIRECTION == 2:
+        return place + 1, place % width + 1 < width
+    else:
+        return place + width, place + width < pixels
+
+
+@jit
+def _enqueue(queue, tail, leaf, fragment, reached):
+    """Appends the fragments that are reached, each once, however many lanes reach it: the order does not matter."""
+    before = tl.atomic_min(leaf + fragment, QUEUED, mask=reached)
+    is_new = reached & (before == -1)
+    slot = tl.atomic_add(tail, 1, mask=is_new)
+    tl.store(queue + slot, fragment, mask=is_new)
+
+
+@jit
+def _contact_kernel(
+    component,  # [B,H,W]
+    leaf,  # [B,H,W]
+    head,  # [B,H,W] of -1: the first pixel of a fragment's list
+    next,  # [B,H,W] the following pixel of the list, -1 at the end
+    wanted,  # [B,H,W] of 0: 1 for a component whose mean is needed
+    queue,  # [B,H,W] fragments that are reached
+    tail,  # [B] of 0: their number
+    width,
+    pixels,  # H W
+    total,  # B H W
+    BLOCK: tl.constexpr,
+):
+    """One lane per pixel: a fragment lists its pixels with another component beside them, and queues if one is kept.
+
+    Of a straight border between two components only the first pixel is listed. Reads 4 bytes per pixel (nine times,
+    from the cache), and 4 of its component.
+    """
+    at, here, base, place = pixels_of_program(pixels, total, BLOCK)
+    own = tl.load(component + at, mask=here, other=-1)
+    of_fragment = own >= 0
+    of_fragment = of_fragment & (tl.load(leaf + base + own, mask=of_fragment, other=0) < 0)
+    left = tl.load(component + at - 1, mask=of_fragment & (place % width > 0), other=-1)
+    above = tl.load(component + at - width, mask=of_fragment & (place >= width), other=-1)
+    listed, reached = of_fragment & (own < 0), of_fragment & (own < 0)
+    for direction in tl.static_range(4):
+        beside, exists = _neighbor(place, width, pixels, direction)
+        other = tl.load(component + base + beside, mask=of_fragment & exists, other=-1)
+        border = (other >= 0) & (other != own)
+        back = 1 if direction == 0 or direction == 3 else width  # along the border
+        goes_on = border & ((left if direction == 0 or direction == 3 else above) == own)
+        goes_on = goes_on & (tl.load(component + base + beside - back, mask=goes_on, other=-1) == other)
+        border = border & (goes_on == 0)
+        tl.store(wanted + base + other, 1, mask=border)
+        listed = listed | border
+        reached = reached | (border & (tl.load(leaf + base + other, mask=border, other=-1) >= 0))
+    tl.store(wanted + base + own, 1, mask=listed)
+    following = tl.atomic_xchg(head + base + own, place, mask=listed, sem="relaxed")
+    tl.store(next + at, following, mask=listed)
+    _enqueue(queue + base, tail + at // pixels, leaf + base, own, reached)
+
+
+@jit
+def _distance(means, a, b, channels, here, LANES: tl.constexpr):
+    """|a - b|^2 in channel order; NaN counts as infinitely far."""
+    sum = tl.zeros([LANES], tl.float64)
+    channel = 0
+    while channel < channels:
+        of_a = tl.load(means + a.to(tl.int64) * channels + channel, mask=here, other=0)
+        of_b = tl.load(means + b.to(tl.int64) * channels + channel, mask=here, other=0)
+        sum += (of_a - of_b) * (of_a - of_b)
+        channel += 1
+    return tl.where(sum == sum, sum, float("inf"))
+
+
+@jit
+def _nearest(fragment, here, component, leaf, head, next, size, means, channels, width, pixels, LANES: tl.constexpr):
+    """What fragments join: the component beside them of nearest mean, then the larger, then the first."""
+    best, distance = tl.full([LANES], 0, tl.int32), tl.full([LANES], float("inf"), tl.float64)
+    best_size = tl.full([LANES], -1, tl.int32)
+    place = tl.load(head + fragment, mask=here, other=-1)
+    while tl.max(place, 0) >= 0:
+        for direction in tl.static_range(4):
+            beside, exists = _neighbor(place, width, pixels, direction)
+            other = tl.load(component + beside, mask=(place >= 0) & exists, other=-1)
+            target = tl.load(leaf + other, mask=(other >= 0) & (other != fragment), other=-1)
+            joins = target >= 0
+            far = _distance(means, fragment, target, channels, joins, LANES)
+            pixels_there = tl.load(size + target, mask=joins, other=-1)
+            first = (pixels_there > best_size) | ((pixels_there == best_size) & (target < best))
+            better = joins & ((far < distance) | ((far == distance) & first))
+            best, distance = tl.where(better, target, best), tl.where(better, far, distance)
+            best_size = tl.where(better, pixels_there, best_size)
+        place = tl.load(next + place, mask=place >= 0, other=-1)
+    return best
+
+
+@jit
+def _wave_kernel(
+    component,  # [B,H,W]
+    leaf,  # [B,H,W] what a component belongs to; negative = not known yet
+    head,  # [B,H,W]
+    next,  # [B,H,W]
+    queue,  # [B,H,W]
+    tail,  # [B]
+    chosen,  # [B,H,W] by each fragment of the queue, in its wave
+    size,  # [B,H,W]
+    means,  # [B,H,W,C] at roots
+    channels,
+    width,
+    pixels,  # H W
+    LANES: tl.constexpr,
+):
+    """One program per image, a lane per fragment; a wave is what the last one put in the queue.
+
+    Its fragments choose among what earlier waves resolved, then all of them are resolved, then they queue what is beside
+    them: each goes through the list of its pixels twice, from the caches.
+    """
+    image = tl.program_id(0).to(tl.int64)
+    base = image * pixels
+    component += base
+    leaf += base
+    head += base
+    next += base
+    queue += base
+    chosen += base
+    size += base
+    means += base * channels
+    tail += image
+    lane = tl.arange(0, LANES)
+    begin = 0
+    end = tl.load(tail)
+    while begin < end:
+        first = begin
+        while first < end:
+            here = first + lane < end
+            fragment = tl.load(queue + first + lane, mask=here, other=0)
+            best = _nearest(fragment, here, component, leaf, head, next, size, means, channels, width, pixels, LANES)
+            tl.store(chosen + first + lane, best, mask=here)
+            first += LANES
+        tl.debug_barrier()
+        first = begin
+        while first < end:
+            here = first + lane < end
+            fragment = tl.load(queue + first + lane, mask=here, other=0)
+            tl.store(leaf + fragment, tl.load(chosen + first + lane, mask=here, other=0), mask=here)
+            first += LANES
+        tl.debug_barrier()
+        first = begin
+        while first < end:
+            here = first + lane < end
+            place = tl.load(head + tl.load(queue + first + lane, mask=here, other=0), mask=here, other=-1)
+            while tl.max(place, 0) >= 0:
+                for direction in tl.static_range(4):
+                    beside, exists = _neighbor(place, width, pixels, direction)
+                    other = tl.load(component + beside, mask=(place >= 0) & exists, other=-1)
+                    reached = tl.load(leaf + other, mask=other >= 0, other=0) == -1
+                    _enqueue(queue, tail + lane * 0, leaf, other, reached)
+                place = tl.load(next + place, mask=place >= 0, other=-1)
+            first += LANES
+        tl.debug_barrier()
+        begin = end
+        end = tl.load(tail)
+        tl.debug_barrier()
+
+
+class Contacts(NamedTuple):
+    """Where fragments touch other components."""
+
+    head: Tensor  #: int32 [B,H,W], at the root of a fragment: the first pixel of its list
+    next: Tensor  #: int32 [B,H,W] the following pixel of the list
+    wanted: Tensor  #: uint8 [B,H,W] whether a component has a part in a contact
+    queue: Tensor  #: int32 [B,H,W] fragments that touch a component which is kept
+    tail: Tensor  #: int32 [B] their number
+
+
+def find_contacts(component: Tensor, leaf: Tensor) -> Contacts:
+    """The lists of all fragments, and the first wave; marks its fragments in `leaf`."""
+    width, pixels, total = component.shape[2], component[0].numel(), component.numel()
+    contacts = Contacts(
+        torch.full_like(component, -1),
+        torch.empty_like(component),
+        torch.zeros_like(component, dtype=torch.uint8),
+        torch.empty_like(component),
+        component.new_zeros(len(component)),
+    )
+    launch(
+        _contact_kernel,
+        cdiv(total, BLOCK),
+        component,
+        component,
+        leaf,
+        *contacts,
+        width,
+        pixels,
+        total,
+        BLOCK=BLOCK,
+    )
+    return contacts
+
+
+def join_fragments(component: Tensor, leaf: Tensor, contacts: Contacts, size: Tensor, means: Tensor) -> None:
+    """Gives every fragment that can be reached the component that it joins, in `leaf`."""
+    launch(
+        _wave_kernel,
+        len(component),
+        component,
+        component,
+        leaf,
+        contacts.head,
+        contacts.next,
+        contacts.queue,
+        contacts.tail,
+        torch.empty_like(component),
+        size,
+        means,
+        means.shape[3],
+        component.shape[2],
+        component[0].numel(),
+        LANES=LANES,
+        warps=16,
+    )
