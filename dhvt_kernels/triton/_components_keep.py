@@ -6,9 +6,8 @@ What belongs to a component lies at its root in arrays [B,H,W], whose other elem
 import torch
 from torch import Tensor
 
-from ._components_label import BLOCK, connected_sets, pixels_of_program, run_begin
-from ._language import cdiv, jit, next_power_of_2, tl
-from ._launch import launch
+from ._components_label import connected_sets, launch_pixels, pixels_of_program, run_begin
+from ._language import jit, next_power_of_2, tl
 from ._math import wide
 
 #: Places and sizes have 30 bits, as images have at most 2^30 pixels.
@@ -57,8 +56,8 @@ def _offer_kernel(
     table,  # [B,S] of -1: a component of each label
     best,  # [B,H,W] of 0: at that component, the rank of the label's first one
     named,  # [B,H,W] that component
-    pixels,  # H W
     slots,  # S, a power of two, at least 2 H W
+    pixels,  # H W
     total,  # B H W
     BLOCK: tl.constexpr,
 ):
@@ -87,7 +86,7 @@ def _offer_kernel(
         same = tl.load(labels + base + there, mask=seeks & (there >= 0), other=-1) == label
         seeks = seeks & (there >= 0) & (same == 0)
         found = tl.where(seeks, place, found)
-        slot = (slot + 1) & (slots - 1)
+        slot = ((slot + 1) & (slots - 1)).to(tl.int32)
     tl.store(named + at, found, mask=is_root)
     _raise_to(best + base + found, _rank(tl.load(size + at, mask=is_root, other=0), place), is_root)
 
@@ -161,14 +160,11 @@ def _keep_kernel(
 
 def _main_components(labels: Tensor, component: Tensor, size: Tensor) -> Tensor:
     """For each component, the largest of its label, the first among equals."""
-    pixels, total = labels[0].numel(), labels.numel()
-    slots = next_power_of_2(2 * pixels)
     main, best = torch.empty_like(labels), torch.zeros_like(labels, dtype=torch.int64)
-    table = labels.new_full((labels.shape[0], slots), -1)
-    programs = cdiv(total, BLOCK)
-    offer = (labels, component, size, table, best, main, pixels, slots, total)
-    launch(_offer_kernel, programs, labels, *offer, BLOCK=BLOCK)
-    launch(_main_kernel, programs, labels, component, best, main, pixels, total, BLOCK=BLOCK)
+    slots = next_power_of_2(2 * labels[0].numel())
+    table = labels.new_full((len(labels), slots), -1)
+    launch_pixels(_offer_kernel, labels, labels, component, size, table, best, main, slots)
+    launch_pixels(_main_kernel, labels, component, best, main)
     return main
 
 
@@ -176,14 +172,12 @@ def kept_components(
     labels: Tensor, component: Tensor, min_size: int, largest_only: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of each component: its size, the main one of its label, and itself if it is kept, else -1."""
-    pixels, total = labels[0].numel(), labels.numel()
-    programs = cdiv(total, BLOCK)
     size, leaf = torch.zeros_like(labels), torch.empty_like(labels)
-    launch(_size_kernel, programs, labels, component, size, pixels, total, BLOCK=BLOCK)
+    launch_pixels(_size_kernel, labels, component, size)
     main = _main_components(labels, component, size) if largest_only else component
     piece = connected_sets(labels, True)[1]
     best = torch.zeros_like(labels, dtype=torch.int64)
     known = (component, main, size, piece, best)
-    launch(_claim_kernel, programs, labels, *known, min_size, pixels, total, BLOCK=BLOCK)
-    launch(_keep_kernel, programs, labels, *known, leaf, min_size, pixels, total, BLOCK=BLOCK)
+    launch_pixels(_claim_kernel, labels, *known, min_size)
+    launch_pixels(_keep_kernel, labels, *known, leaf, min_size)
     return size, main, leaf

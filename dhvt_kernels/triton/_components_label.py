@@ -1,12 +1,15 @@
 """Connected sets of pixels by union-find. A set is known by its root, its first pixel in raster order."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ._language import cdiv, jit, tl
 from ._launch import launch
 
-BLOCK = 1024
+BLOCK = 2048
+WARPS = 8
 #: As in csrc/connected_components.h: features are summed strip by strip, so it is part of the result's last bit.
 STRIP_ROWS = 32
 
@@ -17,6 +20,12 @@ def pixels_of_program(pixels, total, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     place = at % pixels
     return at, at < total, at - place, place.to(tl.int32)
+
+
+def launch_pixels(kernel: Any, labels: Tensor, *arguments: Any, **constants: Any) -> None:
+    """Runs a kernel with one lane per pixel of [B,H,W], which takes H W and B H W as its last arguments."""
+    sizes = labels[0].numel(), labels.numel()
+    launch(kernel, cdiv(sizes[1], BLOCK), labels, *arguments, *sizes, warps=WARPS, BLOCK=BLOCK, **constants)
 
 
 @jit
@@ -148,10 +157,8 @@ def connected_sets(labels: Tensor, any_label: bool) -> tuple[Tensor, Tensor]:
     Sets have one label, or are of pixels with `any_label`.
     """
     batch, height, width = labels.shape
-    pixels, total = height * width, labels.numel()
     parent, part, component = (torch.empty_like(labels) for _ in range(3))
-    programs = cdiv(total, BLOCK)
-    launch(_run_kernel, programs, labels, labels, parent, width, pixels, total, ANY=any_label, BLOCK=BLOCK)
+    launch_pixels(_run_kernel, labels, labels, parent, width, ANY=any_label)
     for step, nodes, root in ((1, parent, part), (STRIP_ROWS, part, component)):
         rows = (height - 1) // step
         joined = batch * rows * width
@@ -163,13 +170,14 @@ def connected_sets(labels: Tensor, any_label: bool) -> tuple[Tensor, Tensor]:
             nodes,
             parent,
             width,
-            pixels,
+            height * width,
             rows,
             joined,
             STEP=step,
             ANY=any_label,
             STRIP_ROWS=STRIP_ROWS,
             BLOCK=BLOCK,
+            warps=WARPS,
         )
-        launch(_root_kernel, programs, labels, nodes, parent, root, pixels, total, BLOCK=BLOCK)
+        launch_pixels(_root_kernel, labels, nodes, parent, root)
     return part, component

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._components_label import BLOCK, pixels_of_program
-from ._language import cdiv, jit, tl
+from ._components_label import launch_pixels, pixels_of_program
+from ._language import jit, tl
 from ._launch import launch
 
 #: Fragments that a program works on at once.
@@ -196,7 +196,6 @@ class Contacts(NamedTuple):
 
 def find_contacts(component: Tensor, leaf: Tensor) -> Contacts:
     """The lists of all fragments, and the first wave; marks its fragments in `leaf`."""
-    width, pixels, total = component.shape[2], component[0].numel(), component.numel()
     contacts = Contacts(
         torch.full_like(component, -1),
         torch.empty_like(component),
@@ -204,18 +203,7 @@ def find_contacts(component: Tensor, leaf: Tensor) -> Contacts:
         torch.empty_like(component),
         component.new_zeros(len(component)),
     )
-    launch(
-        _contact_kernel,
-        cdiv(total, BLOCK),
-        component,
-        component,
-        leaf,
-        *contacts,
-        width,
-        pixels,
-        total,
-        BLOCK=BLOCK,
-    )
+    launch_pixels(_contact_kernel, component, component, leaf, *contacts, component.shape[2])
     return contacts
 
 

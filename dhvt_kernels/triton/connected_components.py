@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 
 from ._components_keep import kept_components
-from ._components_label import BLOCK, connected_sets, pixels_of_program
+from ._components_label import connected_sets, launch_pixels, pixels_of_program
 from ._components_means import component_means
 from ._components_waves import find_contacts, join_fragments
-from ._language import cdiv, jit, tl
-from ._launch import launch
+from ._language import jit, tl
 
 
 @jit
@@ -56,11 +55,11 @@ def connected_components(
     labels: Tensor, features: Tensor | None, min_size: int, largest_only: bool
 ) -> tuple[Tensor, Tensor]:
     """Fragments join the resolved neighbour of nearest mean, in waves; results are numbered by their first pixel."""
-    batch, height, width = labels.shape
-    total = labels.numel()
-    out, counts = torch.empty_like(labels, memory_format=torch.contiguous_format), labels.new_zeros(batch)
-    if total == 0:
+    out, counts = torch.empty_like(labels, memory_format=torch.contiguous_format), labels.new_zeros(len(labels))
+    if labels.numel() == 0:
         return out, counts
+    if labels[0].numel() > 2**30:
+        raise ValueError(f"labels [B,H,W]: expected at most 2^30 pixels per image; found {labels[0].numel()}")
     labels = labels.contiguous()
     part, component = connected_sets(labels, False)
     leaf = main = component
@@ -69,9 +68,8 @@ def connected_components(
         contacts = find_contacts(component, leaf)
         means = component_means(features, part, component, size, contacts.wanted)
         join_fragments(component, leaf, contacts, size, means)
-    first, programs = torch.empty_like(labels), cdiv(total, BLOCK)
-    launch(_first_kernel, programs, labels, component, leaf, first, height * width, total, BLOCK=BLOCK)
+    first = torch.empty_like(labels)
+    launch_pixels(_first_kernel, labels, component, leaf, first)
     rank = first.flatten(1).cumsum(1, dtype=torch.int32)
-    numbering = (component, leaf, main, rank, out, counts, height * width, total)
-    launch(_number_kernel, programs, labels, *numbering, BLOCK=BLOCK)
+    launch_pixels(_number_kernel, labels, component, leaf, main, rank, out, counts)
     return out, counts
