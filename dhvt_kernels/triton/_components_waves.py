@@ -10,14 +10,14 @@ from ._language import jit, tl
 from ._launch import launch
 
 #: Fragments that a program works on at once.
-LANES = 1024
+LANES = 2048
 #: The leaf of a fragment in the queue, until it is resolved; that of others is -1.
 QUEUED = tl.constexpr(-2)
 
 
 @jit
 def _neighbor(place, width, pixels, DIRECTION: tl.constexpr):
-    """The pixel above, to the left, to the right, below, and whether there is one."""
+    """The pixel above, to the left, to the right or below, and whether there is one."""
     if DIRECTION == 0:
         return place - width, place >= width
     elif DIRECTION == 1:
@@ -43,6 +43,7 @@ def _contact_kernel(
     leaf,  # [B,H,W]
     head,  # [B,H,W] of -1: the first pixel of a fragment's list
     next,  # [B,H,W] the following pixel of the list, -1 at the end
+    borders,  # [B,H,W] bits 0 to 3 of a pixel of a list: it is listed for that neighbour
     wanted,  # [B,H,W] of 0: 1 for a component whose mean is needed
     queue,  # [B,H,W] fragments that are reached
     tail,  # [B] of 0: their number
@@ -62,7 +63,7 @@ def _contact_kernel(
     of_fragment = of_fragment & (tl.load(leaf + base + own, mask=of_fragment, other=0) < 0)
     left = tl.load(component + at - 1, mask=of_fragment & (place % width > 0), other=-1)
     above = tl.load(component + at - width, mask=of_fragment & (place >= width), other=-1)
-    listed, reached = of_fragment & (own < 0), of_fragment & (own < 0)
+    borders_here, reached = tl.zeros([BLOCK], tl.int32), own != own
     for direction in tl.static_range(4):
         beside, exists = _neighbor(place, width, pixels, direction)
         other = tl.load(component + base + beside, mask=of_fragment & exists, other=-1)
@@ -72,8 +73,10 @@ def _contact_kernel(
         goes_on = goes_on & (tl.load(component + base + beside - back, mask=goes_on, other=-1) == other)
         border = border & (goes_on == 0)
         tl.store(wanted + base + other, 1, mask=border)
-        listed = listed | border
+        borders_here += border.to(tl.int32) << direction
         reached = reached | (border & (tl.load(leaf + base + other, mask=border, other=-1) >= 0))
+    listed = borders_here != 0
+    tl.store(borders + at, borders_here.to(tl.uint8), mask=listed)
     tl.store(wanted + base + own, 1, mask=listed)
     following = tl.atomic_xchg(head + base + own, place, mask=listed, sem="relaxed")
     tl.store(next + at, following, mask=listed)
@@ -94,24 +97,42 @@ def _distance(means, a, b, channels, here, LANES: tl.constexpr):
 
 
 @jit
-def _nearest(fragment, here, component, leaf, head, next, size, means, channels, width, pixels, LANES: tl.constexpr):
+def _first_border(fragment, here, head, borders):
+    """Where the walks along the borders of fragments begin: pixels, and their bits."""
+    place = tl.load(head + fragment, mask=here, other=-1)
+    return place, tl.load(borders + place, mask=place >= 0, other=0).to(tl.int32)
+
+
+@jit
+def _next_border(place, bits, next, borders, width):
+    """The pixel beyond the border that walks are at, and where they go from there: pixels, -1 at the end, and bits."""
+    lowest = bits & -bits
+    beyond = tl.where(lowest == 1, -width, tl.where(lowest == 2, -1, tl.where(lowest == 4, 1, width)))
+    left = bits ^ lowest
+    turns = (place >= 0) & (left == 0)
+    then = tl.where(turns, tl.load(next + place, mask=turns, other=-1), place)
+    turns = turns & (then >= 0)
+    return place + beyond, then, tl.where(turns, tl.load(borders + then, mask=turns, other=0).to(tl.int32), left)
+
+
+@jit
+def _nearest(fragment, here, component, leaf, head, next, borders, size, means, channels, width, LANES: tl.constexpr):
     """What fragments join: the component beside them of nearest mean, then the larger, then the first."""
     best, distance = tl.full([LANES], 0, tl.int32), tl.full([LANES], float("inf"), tl.float64)
     best_size = tl.full([LANES], -1, tl.int32)
-    place = tl.load(head + fragment, mask=here, other=-1)
+    place, bits = _first_border(fragment, here, head, borders)
     while tl.max(place, 0) >= 0:
-        for direction in tl.static_range(4):
-            beside, exists = _neighbor(place, width, pixels, direction)
-            other = tl.load(component + beside, mask=(place >= 0) & exists, other=-1)
-            target = tl.load(leaf + other, mask=(other >= 0) & (other != fragment), other=-1)
-            joins = target >= 0
-            far = _distance(means, fragment, target, channels, joins, LANES)
-            pixels_there = tl.load(size + target, mask=joins, other=-1)
-            first = (pixels_there > best_size) | ((pixels_there == best_size) & (target < best))
-            better = joins & ((far < distance) | ((far == distance) & first))
-            best, distance = tl.where(better, target, best), tl.where(better, far, distance)
-            best_size = tl.where(better, pixels_there, best_size)
-        place = tl.load(next + place, mask=place >= 0, other=-1)
+        walks = place >= 0
+        beside, place, bits = _next_border(place, bits, next, borders, width)
+        other = tl.load(component + beside, mask=walks, other=0)
+        target = tl.load(leaf + other, mask=walks, other=-1)
+        joins = target >= 0
+        far = _distance(means, fragment, target, channels, joins, LANES)
+        pixels = tl.load(size + target, mask=joins, other=-1)
+        first = (pixels > best_size) | ((pixels == best_size) & (target < best))
+        better = joins & ((far < distance) | ((far == distance) & first))
+        best, distance = tl.where(better, target, best), tl.where(better, far, distance)
+        best_size = tl.where(better, pixels, best_size)
     return best
 
 
@@ -121,6 +142,7 @@ def _wave_kernel(
     leaf,  # [B,H,W] what a component belongs to; negative = not known yet
     head,  # [B,H,W]
     next,  # [B,H,W]
+    borders,  # [B,H,W]
     queue,  # [B,H,W]
     tail,  # [B]
     chosen,  # [B,H,W] by each fragment of the queue, in its wave
@@ -133,8 +155,8 @@ def _wave_kernel(
 ):
     """One program per image, a lane per fragment; a wave is what the last one put in the queue.
 
-    Its fragments choose among what earlier waves resolved, then all of them are resolved, then they queue what is beside
-    them: each goes through the list of its pixels twice, from the caches.
+    Its fragments choose among what earlier waves resolved, then all of them are resolved, then they queue what is
+    beside them: each walks along its borders twice, in the caches.
     """
     image = tl.program_id(0).to(tl.int64)
     base = image * pixels
@@ -142,6 +164,7 @@ def _wave_kernel(
     leaf += base
     head += base
     next += base
+    borders += base
     queue += base
     chosen += base
     size += base
@@ -155,7 +178,7 @@ def _wave_kernel(
         while first < end:
             here = first + lane < end
             fragment = tl.load(queue + first + lane, mask=here, other=0)
-            best = _nearest(fragment, here, component, leaf, head, next, size, means, channels, width, pixels, LANES)
+            best = _nearest(fragment, here, component, leaf, head, next, borders, size, means, channels, width, LANES)
             tl.store(chosen + first + lane, best, mask=here)
             first += LANES
         tl.debug_barrier()
@@ -169,14 +192,14 @@ def _wave_kernel(
         first = begin
         while first < end:
             here = first + lane < end
-            place = tl.load(head + tl.load(queue + first + lane, mask=here, other=0), mask=here, other=-1)
+            fragment = tl.load(queue + first + lane, mask=here, other=0)
+            place, bits = _first_border(fragment, here, head, borders)
             while tl.max(place, 0) >= 0:
-                for direction in tl.static_range(4):
-                    beside, exists = _neighbor(place, width, pixels, direction)
-                    other = tl.load(component + beside, mask=(place >= 0) & exists, other=-1)
-                    reached = tl.load(leaf + other, mask=other >= 0, other=0) == -1
-                    _enqueue(queue, tail + lane * 0, leaf, other, reached)
-                place = tl.load(next + place, mask=place >= 0, other=-1)
+                walks = place >= 0
+                beside, place, bits = _next_border(place, bits, next, borders, width)
+                other = tl.load(component + beside, mask=walks, other=0)
+                reached = tl.load(leaf + other, mask=walks, other=0) == -1
+                _enqueue(queue, tail + lane * 0, leaf, other, reached)
             first += LANES
         tl.debug_barrier()
         begin = end
@@ -189,6 +212,7 @@ class Contacts(NamedTuple):
 
     head: Tensor  #: int32 [B,H,W], at the root of a fragment: the first pixel of its list
     next: Tensor  #: int32 [B,H,W] the following pixel of the list
+    borders: Tensor  #: uint8 [B,H,W] bits of a pixel of a list: for which neighbours
     wanted: Tensor  #: uint8 [B,H,W] whether a component has a part in a contact
     queue: Tensor  #: int32 [B,H,W] fragments that touch a component which is kept
     tail: Tensor  #: int32 [B] their number
@@ -199,6 +223,7 @@ def find_contacts(component: Tensor, leaf: Tensor) -> Contacts:
     contacts = Contacts(
         torch.full_like(component, -1),
         torch.empty_like(component),
+        torch.empty_like(component, dtype=torch.uint8),
         torch.zeros_like(component, dtype=torch.uint8),
         torch.empty_like(component),
         component.new_zeros(len(component)),
@@ -217,6 +242,7 @@ def join_fragments(component: Tensor, leaf: Tensor, contacts: Contacts, size: Te
         leaf,
         contacts.head,
         contacts.next,
+        contacts.borders,
         contacts.queue,
         contacts.tail,
         torch.empty_like(component),
