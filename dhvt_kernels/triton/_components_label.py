@@ -9,7 +9,7 @@ from ._language import cdiv, jit, tl
 from ._launch import launch
 
 BLOCK = 2048
-WARPS = 8
+WARPS = 16
 #: As in csrc/connected_components.h: features are summed strip by strip, so it is part of the result's last bit.
 STRIP_ROWS = 32
 
@@ -68,7 +68,10 @@ def _root(forest, node, here):
 
 @jit
 def _unite(forest, a, b, here):
-    """Joins the sets of a and b: the higher root gets the lower one as its parent, until that was a root indeed."""
+    """Joins the sets of a and b: the higher root gets the lower one as its parent.
+
+    Where it was a root no longer, its parent before is joined to the lower one in the next turn.
+    """
     while tl.max(here.to(tl.int32), 0) > 0:
         a, b = _root(forest, a, here), _root(forest, b, here)
         here = here & (a != b)

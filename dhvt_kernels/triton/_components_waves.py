@@ -108,11 +108,11 @@ def _next_border(place, bits, next, borders, width):
     """The pixel beyond the border that walks are at, and where they go from there: pixels, -1 at the end, and bits."""
     lowest = bits & -bits
     beyond = tl.where(lowest == 1, -width, tl.where(lowest == 2, -1, tl.where(lowest == 4, 1, width)))
-    left = bits ^ lowest
-    turns = (place >= 0) & (left == 0)
+    remaining = bits ^ lowest
+    turns = (place >= 0) & (remaining == 0)
     then = tl.where(turns, tl.load(next + place, mask=turns, other=-1), place)
     turns = turns & (then >= 0)
-    return place + beyond, then, tl.where(turns, tl.load(borders + then, mask=turns, other=0).to(tl.int32), left)
+    return place + beyond, then, tl.where(turns, tl.load(borders + then, mask=turns, other=0).to(tl.int32), remaining)
 
 
 @jit
