@@ -70,7 +70,7 @@ def _criterion_backward(dtype):
 def _graph(dtype):
     arguments = [(labels, k, 3 * k + 1) for _, _, labels, k in _maps()]
     labels, k = arguments[0][:2]
-    return [*arguments, (labels, k, 5)]
+    return [*arguments, (labels, k, 5), (labels, 50_000, 9)]  # the last: keys of 64 bits
 
 
 SAMPLES = {

@@ -8,6 +8,10 @@ import torch
 
 from .. import _native
 from ._language import interpreted, missing
+from .connected_components import connected_components as connected_components
+from .region_graph import region_graph as region_graph
+from .relabel import relabel as relabel
+from .saliency import saliency as saliency
 from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
 
