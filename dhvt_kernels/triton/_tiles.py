@@ -6,7 +6,7 @@ from ._language import cdiv, interpreted, jit, next_power_of_2, tl
 from ._math import wide
 
 #: Numbers that a program has in hand at a time. The interpreter needs as long for few as for many.
-WORK = 1 << 15 if interpreted else 1 << 11
+WORK = 1 << 17 if interpreted else 1 << 11
 
 
 class Tiles(NamedTuple):

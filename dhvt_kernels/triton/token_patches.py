@@ -8,14 +8,8 @@ from ._launch import launch
 from ._math import divide, wide
 from ._tiles import WORK, channels_from, image_tile
 
-#: Boxes that a tile of the backward pass looks at together.
-_BOXES = 128
-
-
-@jit
-def _clamped(i, limit):
-    """i inside [0, limit)."""
-    return tl.minimum(tl.maximum(i, 0), wide(limit) - 1)
+#: Boxes among which a tile of the backward pass looks for those that reach it.
+_LISTED = 128
 
 
 @jit
@@ -23,16 +17,15 @@ def _sample_at(first, last, size, i, limit, ACC: tl.constexpr):
     """Sample i of the `size` samples of [first, last]: its two pixels, inside [0, limit), and the share of the second.
 
     It lies at first + i (last - first) / (size - 1), for size = 1 in the middle. Whole numbers carry the position, so
-    that a box of `size` pixels is copied exactly.
+    that a box of `size` pixels is copied exactly. All are 64 bits wide.
     """
-    one = wide(size) == 1
-    numerator = (last - first) * tl.where(one, 1, i)
-    denominator = tl.where(one, 2, wide(size) - 1)
+    numerator = (last - first) * tl.where(size == 1, 1, i)
+    denominator = tl.where(size == 1, 2, size - 1)
     whole = numerator // denominator
     rest = numerator - whole * denominator
-    low, high = first + whole, first + whole + (rest > 0).to(tl.int64)
-    share = divide(rest.to(ACC), tl.broadcast_to(denominator, rest.shape).to(ACC))
-    return _clamped(low, limit), _clamped(high, limit), share
+    low = tl.minimum(tl.maximum(first + whole, 0), limit - 1)
+    high = tl.minimum(tl.maximum(first + whole + (rest > 0), 0), limit - 1)
+    return low, high, divide(rest.to(ACC), tl.broadcast_to(denominator, rest.shape).to(ACC))
 
 
 @jit
@@ -85,22 +78,22 @@ def _patches_kernel(
     column = program % across * COLUMNS + tl.arange(0, COLUMNS)[None, None, None, :]
     task = program // across // down * BOXES + tl.arange(0, BOXES)[:, None, None, None]
     top, left, bottom, right, filled = _load_box(boxes, task, task < tasks)
-    y, next_y, share_y = _sample_at(top, bottom, size, row, height, ACC)
-    x, next_x, share_x = _sample_at(left, right, size, column, width, ACC)
+    y, next_y, share_y = _sample_at(top, bottom, wide(size), row, wide(height), ACC)
+    x, next_x, share_x = _sample_at(left, right, wide(size), column, wide(width), ACC)
     written = (task < tasks) & (row < size) & (column < size)
     taken = written & filled & (height > 0) & (width > 0)
     image, k = task // num_segments, task % num_segments
     sample = row * size + column
-    source = labels + image * height * width
+    own = labels + image * height * width
     mask = _mix(
         _mix(
-            (tl.load(source + y * width + x, mask=taken, other=-1) == k).to(ACC),
-            (tl.load(source + y * width + next_x, mask=taken, other=-1) == k).to(ACC),
+            (tl.load(own + y * width + x, mask=taken, other=-1) == k).to(ACC),
+            (tl.load(own + y * width + next_x, mask=taken, other=-1) == k).to(ACC),
             share_x,
         ),
         _mix(
-            (tl.load(source + next_y * width + x, mask=taken, other=-1) == k).to(ACC),
-            (tl.load(source + next_y * width + next_x, mask=taken, other=-1) == k).to(ACC),
+            (tl.load(own + next_y * width + x, mask=taken, other=-1) == k).to(ACC),
+            (tl.load(own + next_y * width + next_x, mask=taken, other=-1) == k).to(ACC),
             share_x,
         ),
         share_y,
@@ -171,29 +164,20 @@ def token_patches(image: Tensor, labels: Tensor, boxes: Tensor, size: int) -> tu
 
 
 @jit
-def _first_sample(first, last, size, pixel):
-    """The first sample of [first, last] that lies at a pixel or after it; size where there is none."""
+def _sample_from(first, last, size, pixel):
+    """The first sample of [first, last] that lies at a pixel or after it; `size` where there is none."""
     extent, after = last - first, pixel - first
-    steps = (after * (wide(size) - 1) + extent - 1) // tl.maximum(extent, 1)
-    middle = tl.where(wide(size) == 1, (2 * after > extent).to(tl.int64), steps)
-    past = tl.where(pixel > last, wide(size), middle)
-    # Of one sample, what lies after the middle of the box is past it too.
-    return tl.where(pixel <= first, 0, past)
-
-
-@jit
-def _samples_near(first, last, size, pixel, limit):
-    """The first and one past the last of the samples that may touch a pixel; the border has those outside the image."""
-    begin = tl.where(pixel == 0, 0, _first_sample(first, last, size, pixel - 1))
-    end = tl.where(pixel == wide(limit) - 1, wide(size), _first_sample(first, last, size, pixel + 1))
-    return begin, end
+    found = (after * (size - 1) + extent - 1) // tl.maximum(extent, 1)
+    found = tl.where(pixel > last, size, found)
+    found = tl.where(size == 1, (2 * after > extent).to(tl.int64), found)
+    return tl.where(pixel <= first, 0, found)
 
 
 @jit
 def _share_of(first, last, size, i, pixel, limit, ACC: tl.constexpr):
     """What sample i gives to a pixel."""
     low, high, share = _sample_at(first, last, size, i, limit, ACC)
-    return tl.where(low == pixel, 1 - share, 0) + tl.where(high == pixel, share, 0)
+    return tl.where((i < size) & (low == pixel), 1 - share, 0) + tl.where((i < size) & (high == pixel), share, 0)
 
 
 @jit
@@ -208,65 +192,79 @@ def _collect_kernel(
     size,  # P
     blocks,  # of channels
     ACC: tl.constexpr,
+    LISTED: tl.constexpr,
     BOXES: tl.constexpr,
+    SAMPLES: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """The transpose of the resampling, for a tile of pixels and some channels.
 
-    It looks for the boxes that reach the tile, BOXES at a time, and takes them in their order: each pixel collects the
-    samples around it, always in the same order, without atomics. Reads the gradients of a box about four times, from
-    the caches, and writes b C bytes per pixel.
+    It lists the boxes that reach the tile, of LISTED at a time, and takes BOXES of them in their order, row by row of
+    samples: each row is spread over the columns of the tile, then over its rows. So the order of all sums is fixed,
+    without atomics. Reads the gradients of a box about four times, from the caches, and writes b C bytes per pixel.
+    Axes: box, channel, pixel row, pixel column or sample.
     """
     program = tl.program_id(0).to(tl.int64)
     image, y, x, here = image_tile(program // blocks, height, width, ROWS, COLUMNS)
     c = channels_from(program % blocks * CHANNELS, CHANNELS)
-    wanted = here[None, :, :] & (c < channels)
-    upper, lower = tl.min(y), tl.max(y)
-    leftmost, rightmost = tl.min(x), tl.max(x)
+    height, width, size = wide(height), wide(width), wide(size)
+    upper, lower, leftmost, rightmost = tl.min(y), tl.max(y), tl.min(x), tl.max(x)
+    of_row, of_column = tl.reshape(y, [1, ROWS]), tl.reshape(x, [1, COLUMNS, 1])
+    channel = tl.reshape(c, [1, CHANNELS, 1])
     total = tl.zeros([CHANNELS, ROWS, COLUMNS], ACC)
     base = 0
     while base < num_segments:
-        k = wide(base) + tl.arange(0, BOXES)
-        top, left, bottom, right, filled = _load_box(boxes, image * num_segments + k, k < num_segments)
-        reaches = filled & (_clamped(top, height) <= lower) & (_clamped(bottom, height) >= upper)
-        reaches = reaches & (_clamped(left, width) <= rightmost) & (_clamped(right, width) >= leftmost)
-        found = tl.min(tl.where(reaches, k, num_segments))
-        while found < num_segments:
-            task = image * num_segments + found
-            top, left, bottom, right, _ = _load_box(boxes, task, True)
-            first_row, end_row = _samples_near(top, bottom, size, y, height)
-            first_column, end_column = _samples_near(left, right, size, x, width)
-            down, across = tl.max(end_row - first_row), tl.max(end_column - first_column)
-            i = down * 0
-            while i < down:
-                row = first_row + i
-                of_row = tl.where(row < end_row, _share_of(top, bottom, size, row, y, height, ACC), 0)
-                j = across * 0
-                while j < across:
-                    column = first_column + j
-                    of_column = _share_of(left, right, size, column, x, width, ACC)
-                    share = of_row * tl.where(column < end_column, of_column, 0)
-                    sample = ((task * channels + c) * size + row[None, :, :]) * size + column[None, :, :]
-                    touched = wanted & (share > 0)[None, :, :]
-                    value = tl.load(grad + sample, mask=touched, other=0).to(ACC)
-                    total += tl.where(touched, share[None, :, :] * value, 0)
-                    j += 1
-                i += 1
-            found = tl.min(tl.where(reaches & (k > found), k, num_segments))
-        base += BOXES
+        k = base + tl.arange(0, LISTED)
+        top, left, bottom, right, reaches = _load_box(boxes, image * num_segments + k, k < num_segments)
+        # What lies outside the image belongs to its border.
+        reaches = reaches & ((top <= lower) | (lower >= height - 1)) & ((bottom >= upper) | (upper == 0))
+        reaches = reaches & ((left <= rightmost) | (rightmost >= width - 1)) & ((right >= leftmost) | (leftmost == 0))
+        place = tl.cumsum(reaches.to(tl.int32), axis=0) - 1
+        listed = tl.max(tl.where(reaches, place + 1, 0), axis=0)
+        done = 0
+        while done < listed:
+            slot = done + tl.arange(0, BOXES)
+            is_slot = reaches[None, :] & (place[None, :] == slot[:, None])
+            task = image * num_segments + tl.sum(tl.where(is_slot, k[None, :], 0), axis=1)
+            exists = slot < listed
+            ymin, xmin, ymax, xmax, _ = _load_box(boxes, task, exists)
+            begin = tl.where(upper > 0, _sample_from(ymin, ymax, size, upper - 1), 0)
+            end = tl.where(lower < height - 1, _sample_from(ymin, ymax, size, lower + 1), size)
+            row_begin = tl.min(tl.where(exists, begin, size), axis=0)
+            row_end = tl.max(tl.where(exists, end, 0), axis=0)
+            first = 0
+            while first < size:
+                column = first + tl.arange(0, SAMPLES)[None, None, :]
+                across = _share_of(
+                    xmin[:, None, None], xmax[:, None, None], size, wide(column), of_column, width, ACC
+                )[:, None, :, :]
+                touched = exists[:, None, None] & (channel < channels) & (column < size)
+                row = row_begin
+                while row < row_end:
+                    sample = ((task[:, None, None] * channels + channel) * size + row) * size + column
+                    value = tl.load(grad + sample, mask=touched, other=0).to(ACC)[:, :, None, :]
+                    spread = tl.sum(tl.where(across > 0, across * value, 0), axis=3)[:, :, None, :]
+                    down = _share_of(ymin[:, None], ymax[:, None], size, row, of_row, height, ACC)[:, None, :, None]
+                    total += tl.sum(tl.where((down > 0) & exists[:, None, None, None], down * spread, 0), axis=0)
+                    row += 1
+                first += SAMPLES
+            done += BOXES
+        base += LISTED
+    wanted = here[None, :, :] & (c < channels)
     tl.store(out + ((image * channels + c) * height + y[None, :, :]) * width + x[None, :, :], total, mask=wanted)
 
 
 def token_patches_backward(grad_patches: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """The transpose of token_patches in the image: every sample's gradient goes to its four pixels."""
     batch, num_segments, channels, size, _ = grad_patches.shape
-    dtype = accumulation_dtype(grad_patches.dtype)
     out = grad_patches.new_empty(batch, channels, height, width)
     at_once = min(next_power_of_2(max(channels, 1)), 8)
     columns = min(next_power_of_2(max(width, 1)), 32)
-    rows = min(next_power_of_2(max(height, 1)), WORK // (at_once * columns))
+    rows = min(next_power_of_2(max(height, 1)), 32, WORK // 256)
+    samples = min(next_power_of_2(size), 16)
+    together = min(max(WORK // (at_once * columns * max(rows, samples)), 1), 32)
     blocks = cdiv(channels, at_once)
     launch(
         _collect_kernel,
@@ -281,8 +279,10 @@ def token_patches_backward(grad_patches: Tensor, boxes: Tensor, height: int, wid
         num_segments,
         size,
         blocks,
-        ACC=triton_dtype(dtype),
-        BOXES=_BOXES,
+        ACC=triton_dtype(accumulation_dtype(grad_patches.dtype)),
+        LISTED=_LISTED,
+        BOXES=together,
+        SAMPLES=samples,
         CHANNELS=at_once,
         ROWS=rows,
         COLUMNS=columns,
