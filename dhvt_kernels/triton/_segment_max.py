@@ -139,7 +139,5 @@ def maxima(features: Tensor, labels: Tensor, reach: Tensor) -> tuple[Tensor, Ten
         return values[0], indices[0]
     out, out_indices = torch.empty_like(values[0]), torch.empty_like(indices[0])
     programs = cdiv(out.numel(), WORK)
-    launch(
-        _join_kernel, programs, out, values, indices, out, out_indices, out.numel(), walk.strips, BLOCK=WORK
-    )
+    launch(_join_kernel, programs, out, values, indices, out, out_indices, out.numel(), walk.strips, BLOCK=WORK)
     return out, out_indices

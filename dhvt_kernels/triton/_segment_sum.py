@@ -59,9 +59,9 @@ def _sum_kernel(
     if KIND == "differences":
         first = first_pixel(reach, segment, exists, height, width)
         divisor = tl.maximum(wide(width), 1)
-        place = image * image_stride + first // divisor * row_stride + first % divisor * column_stride
+        start = image * image_stride + first // divisor * row_stride + first % divisor * column_stride
         held = in_table & (first < wide(height) * width)[:, None]
-        at = features + place[:, None] + (channel * channel_stride)[None, :]
+        at = features + start[:, None] + (channel * channel_stride)[None, :]
         origin = tl.load(at, mask=held, other=0).to(ACC)
     if KIND == "squares":
         origin = tl.load(mean + table, mask=in_table, other=0)

@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from .._checks import accumulation_dtype
 from .._layout import empty_image_like
 from ._language import jit, tl, triton_dtype
 from ._launch import launch

@@ -1,4 +1,4 @@
-"""Boxes of the image resampled to P x P, with the share of the samples that belong to the segment; and the transpose."""
+"""Boxes of the image resampled to P x P, with the share of the samples of the segment; and the transpose."""
 
 from torch import Tensor
 
@@ -237,9 +237,8 @@ def _collect_kernel(
             first = 0
             while first < size:
                 column = first + tl.arange(0, SAMPLES)[None, None, :]
-                across = _share_of(
-                    xmin[:, None, None], xmax[:, None, None], size, wide(column), of_column, width, ACC
-                )[:, None, :, :]
+                across = _share_of(xmin[:, None, None], xmax[:, None, None], size, wide(column), of_column, width, ACC)
+                across = across[:, None, :, :]
                 touched = exists[:, None, None] & (channel < channels) & (column < size)
                 row = row_begin
                 while row < row_end:
