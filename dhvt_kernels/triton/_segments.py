@@ -9,7 +9,7 @@ from torch import Tensor
 from ._language import cdiv, jit, next_power_of_2, tl
 from ._launch import launch
 from ._math import wide
-from ._tiles import WORK, image_tile, tiles_of
+from ._tiles import WORK, WORK_ON_GPU, image_tile, tiles_of
 
 #: Rows of an image are shared out to several programs per segment from so many pixels on.
 _STRIP_PIXELS = 1 << 14
@@ -70,7 +70,7 @@ def extents(labels: Tensor, num_segments: int, tally: Tensor | None = None) -> T
     """
     batch, height, width = labels.shape
     reach = labels.new_full((batch, num_segments, 4), -1, dtype=torch.int64)
-    tiles = tiles_of(batch, 1, height, width)
+    tiles = tiles_of(batch, 2, height, width)  # a pixel has two neighbours in hand
     launch(
         _extent_kernel,
         tiles.number if num_segments > 0 else 0,
@@ -107,7 +107,7 @@ def walk_over(batch: int, channels: int, height: int, width: int, num_segments: 
     side = next_power_of_2(max(isqrt(pixels // max(num_segments, 1)), 1))
     at_once = min(next_power_of_2(max(channels, 1)), 32)
     columns = min(max(2 * side, 16), 32)
-    rows = min(max(side, 4), (1 << 11) // (at_once * columns))
+    rows = min(max(side, 4), WORK_ON_GPU // (at_once * columns))
     together = min(next_power_of_2(max(batch * num_segments, 1)), max(WORK // (at_once * rows * columns), 1))
     blocks = max(cdiv(channels, at_once), 1)
     programs = cdiv(batch * num_segments, together) * strips * blocks

@@ -5,8 +5,10 @@ from typing import NamedTuple
 from ._language import cdiv, interpreted, jit, next_power_of_2, tl
 from ._math import wide
 
-#: Numbers that a program has in hand at a time. The interpreter needs as long for few as for many.
-WORK = 1 << 17 if interpreted else 1 << 11
+#: Numbers that a program has in hand at a time: eight per thread, as more would leave few programs on a processor.
+WORK_ON_GPU = 1 << 10
+#: The same where programs run. The interpreter needs as long for few as for many.
+WORK = 1 << 17 if interpreted else WORK_ON_GPU
 
 
 class Tiles(NamedTuple):
@@ -21,7 +23,7 @@ class Tiles(NamedTuple):
 def tiles_of(batch: int, channels: int, height: int, width: int) -> Tiles:
     """Tiles up to 64 pixels wide: lines of the memory are read whole, and little hangs over the border."""
     channels = min(next_power_of_2(max(channels, 1)), 32)
-    columns = min(next_power_of_2(max(width, 1)), 64)
+    columns = min(next_power_of_2(max(width, 1)), 64, WORK // channels)
     rows = min(next_power_of_2(max(height, 1)), max(WORK // (channels * columns), 1))
     return Tiles(batch * cdiv(height, rows) * cdiv(width, columns), channels, rows, columns)
 

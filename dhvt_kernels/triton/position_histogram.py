@@ -87,7 +87,7 @@ def position_histogram(
     batch, height, width = labels.shape
     segments, cells = batch * num_segments, grid_height * grid_width
     counts = labels.new_zeros(batch, num_segments, grid_height, grid_width)
-    tiles = tiles_of(batch, 1, height, width)
+    tiles = tiles_of(batch, 2, height, width)  # a pixel has two neighbours in hand
     launch(
         _count_kernel,
         tiles.number if num_segments > 0 else 0,

@@ -51,8 +51,7 @@ def _describe_kernel(
     tl.store(boundary + segment, tl.load(tally + segment * 4 + 3, mask=exists).to(tl.int32), mask=exists)
     size = tl.maximum(number, 1)
     for axis in tl.static_range(2):
-        total = tl.load(tally + segment * 4 + 1 + axis, mask=exists, other=0)
-        position = total.to(tl.float64) / size.to(tl.float64)
+        position = tl.load(tally + segment * 4 + 1 + axis, mask=exists, other=0).to(tl.float64) / size.to(tl.float64)
         tl.store(centroid + segment * 2 + axis, position.to(ACC), mask=exists)
     top, left, bottom, right = box_of(reach, segment, exists, 0, height, height, width)
     tl.store(box + segment * 4, tl.where(held, top, 0).to(tl.int32), mask=exists)

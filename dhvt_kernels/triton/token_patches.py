@@ -259,9 +259,9 @@ def token_patches_backward(grad_patches: Tensor, boxes: Tensor, height: int, wid
     """The transpose of token_patches in the image: every sample's gradient goes to its four pixels."""
     batch, num_segments, channels, size, _ = grad_patches.shape
     out = grad_patches.new_empty(batch, channels, height, width)
-    at_once = min(next_power_of_2(max(channels, 1)), 8)
+    at_once = min(next_power_of_2(max(channels, 1)), 4)
     columns = min(next_power_of_2(max(width, 1)), 32)
-    rows = min(next_power_of_2(max(height, 1)), 32, WORK // 256)
+    rows = min(next_power_of_2(max(height, 1)), 32, WORK // 128)
     samples = min(next_power_of_2(size), 16)
     together = min(max(WORK // (at_once * columns * max(rows, samples)), 1), 32)
     blocks = cdiv(channels, at_once)
