@@ -158,7 +158,9 @@ def test_degenerate_sizes(backend):
 def test_gradcheck(backend, name):
     labels = label_maps(2, 5, 6, 7)[name]
     features = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(lambda f: segment_moments(f, labels, num_segments=30)[1:3], features)
+    # In Triton's interpreter a call takes so long that one direction has to do; the gradient grid compares all numbers.
+    fast = backend == "triton-interpreted"
+    torch.autograd.gradcheck(lambda f: segment_moments(f, labels, num_segments=30)[1:3], features, fast_mode=fast)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

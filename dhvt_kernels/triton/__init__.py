@@ -9,11 +9,24 @@ import torch
 from .. import _native
 from ._language import interpreted, missing
 from .connected_components import connected_components as connected_components
+from .mean_inject import mean_inject as mean_inject
+from .pack import pack as pack
+from .pack import pad as pad
+from .pack import unpack as unpack
+from .position_histogram import position_histogram as position_histogram
 from .region_graph import region_graph as region_graph
 from .relabel import relabel as relabel
 from .saliency import saliency as saliency
+from .segment_moments import segment_moments as segment_moments
+from .segment_moments import segment_moments_backward as segment_moments_backward
+from .segment_pool import segment_dot as segment_dot
+from .segment_pool import segment_gather as segment_gather
+from .segment_pool import segment_max as segment_max
+from .segment_pool import segment_sum as segment_sum
 from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
+from .token_patches import token_patches as token_patches
+from .token_patches import token_patches_backward as token_patches_backward
 
 #: The oldest GPU that Triton supports.
 _OLDEST_GPU = (8, 0)
