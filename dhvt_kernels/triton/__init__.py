@@ -8,6 +8,8 @@ import torch
 
 from .. import _native
 from ._language import interpreted, missing
+from .soft_assign import soft_assign as soft_assign
+from .soft_assign import soft_assign_backward as soft_assign_backward
 from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
 

@@ -1,0 +1,212 @@
+"""Sums over the pixels of centres, without atomics: of each patch for its nine candidates, then of each centre over the
+patches around it, in a fixed order.
+
+What is summed is a row of numbers per pixel; row 0 is 1, and its sum is that of the weights. Sums of patches are
+[rows,9,patches].
+"""
+
+from torch import Tensor
+
+from ._language import jit, tl, triton_dtype
+from ._launch import launch
+from ._math import divide, wide
+from ._soft import Job, differences, grid_of, other_candidates, parts_of, position, read_metric
+
+
+@jit
+def store_sums(sums, row, patches, patch, others, own):
+    """The sums of a row: of the other candidates [G,8] and of the own one [G]."""
+    at = sums + wide(row) * 9 * patches + patch
+    exists = patch < patches
+    tl.store(at[:, None] + other_candidates()[None, :] * wide(patches), others, mask=exists[:, None])
+    tl.store(at + 4 * wide(patches), own, mask=exists)
+
+
+@jit
+def store_weights(sums, patches, patch, weight, own_weight):
+    """The sums of weights, of other candidates [G,P,8] and of the own one [G,P]; returns those of the others [G,8]."""
+    others = tl.sum(weight, 1)
+    store_sums(sums, 0, patches, patch, others, tl.sum(own_weight, 1))
+    return others
+
+
+@jit
+def _store_relative(sums, row, patches, patch, weight, own_weight, total, value, apart):
+    """Sums of a number relative to the own centre, which become relative to each candidate; returns the part of this
+    number in the sum of weight * score / 2. apart [8,G]"""
+    apart = tl.trans(apart)
+    others = tl.sum(weight * value[:, :, None], 1)
+    store_sums(sums, row, patches, patch, others - apart * total, tl.sum(own_weight * value, 1))
+    return tl.sum(apart * (others - 0.5 * apart * total))
+
+
+@jit
+def store_relative_sums(
+    sums, here, around, patches, weight, own_weight, at, used, channels, channel_stride, centers, positions
+):
+    """Weighted sums of 1, features, y and x relative to each candidate, with weights of the other candidates [8,G,P]
+    and of the own one [G,P]; returns the features' and the positions' part of the sum of weight * score / 2, the latter
+    without kappa^2."""
+    patch, image, row, column, y, x, there, inside = here
+    weight = tl.permute(weight, (1, 2, 0))  # so that few threads share a sum
+    total = store_weights(sums, patches, patch, weight, own_weight)
+    of_features = tl.zeros([], weight.dtype)
+    of_positions = tl.zeros([], weight.dtype)
+    c = 0
+    while c < channels:
+        base, apart = differences(centers, around, channels, c)
+        value = tl.load(at + wide(c) * channel_stride, mask=used, other=0).to(weight.dtype) - base[:, None]
+        of_features += _store_relative(sums, c + 1, patches, patch, weight, own_weight, total, value, apart)
+        c += 1
+    for axis in tl.static_range(2):
+        base, apart = differences(positions, around, 2, axis)
+        value = position(here, axis, base)
+        of_positions += _store_relative(
+            sums, channels + 1 + axis, patches, patch, weight, own_weight, total, value, apart
+        )
+    return of_features, of_positions
+
+
+@jit
+def centers_of(cells, LANES: tl.constexpr):
+    """The row of sums of this program, its centres among those of the batch, and which exist."""
+    blocks = (wide(cells) - 1) // LANES + 1
+    at = tl.program_id(0).to(tl.int64) % blocks * LANES + tl.arange(0, LANES)
+    return tl.program_id(0).to(tl.int64) // blocks, at, at < cells
+
+
+@jit
+def gather(
+    sums,
+    row,
+    at,
+    exists,
+    height,
+    width,
+    side,
+    patches,
+    PIXELS: tl.constexpr,
+    PARTS: tl.constexpr,
+    OWN: tl.constexpr,
+):
+    """The sum of a row for centres `at`, from the patches of the cells around them, or of their own cell only."""
+    rows, columns = grid_of(height, width, side)
+    parts = parts_of(height, width, side, PIXELS)
+    r, c = at // columns % rows, at % columns
+    total = tl.zeros([at.shape[0], PARTS], sums.dtype.element_ty)
+    k = 4 if OWN else 0
+    while k < (5 if OWN else 9):
+        down, right = k // 3 - 1, k % 3 - 1
+        there = exists & (r + down >= 0) & (r + down < rows) & (c + right >= 0) & (c + right < columns)
+        # A centre is candidate 8 - k of its neighbour k.
+        first = sums + (row * 9 + 8 - k) * patches + (at + down * columns + right) * parts
+        begin = 0
+        while begin < parts:
+            part = begin + tl.arange(0, PARTS)[None, :]
+            total += tl.load(first[:, None] + part, mask=there[:, None] & (part < parts), other=0)
+            begin += PARTS
+        k += 1
+    return tl.sum(total, 1)
+
+
+@jit
+def _gradients_kernel(
+    coefficients,  # [2]
+    cell,
+    height,
+    width,
+    side,
+    patches,
+    sums,  # [C+3,9,patches]
+    cells,  # B L
+    channels,
+    mass_after,  # [B,L]; None where no centre was copied
+    grad_centers_after,  # [B,L,C]
+    grad_positions_after,  # [B,L,2]
+    grad_centers,  # [B,L,C]
+    grad_positions,  # [B,L,2]
+    ACC: tl.constexpr,
+    PIXELS: tl.constexpr,
+    PARTS: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """Gradients of centres and positions from the sums that a backward leaves, with the scores' gradients as weights.
+    A program takes one number of LANES centres; it reads nine sums for each."""
+    row, at, exists = centers_of(cells, LANES)
+    kappa2, inverse_temperature = read_metric(coefficients, cell, ACC)
+    slope = 2 * inverse_temperature
+    value = gather(sums, row + 1, at, exists, height, width, side, patches, PIXELS, PARTS, False)
+    copied = tl.zeros([LANES], tl.int1)
+    if mass_after is not None:
+        copied = exists & (tl.load(mass_after + at, mask=exists, other=1) <= 0)
+    if row < channels:
+        place = at * channels + row
+        value = value * slope
+        if mass_after is not None:
+            value += tl.load(grad_centers_after + place, mask=copied, other=0)
+        tl.store(grad_centers + place, value, mask=exists)
+    else:
+        place = at * 2 + row - channels
+        value = value * (slope * kappa2)
+        if mass_after is not None:
+            value += tl.load(grad_positions_after + place, mask=copied, other=0)
+        tl.store(grad_positions + place, value, mask=exists)
+
+
+@jit
+def _coefficients_kernel(
+    coefficients,  # [2]
+    cell,
+    pairs,  # [count,2] parts of features and positions in the sum of weight * score / 2
+    count,
+    out,  # [2]
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The gradient of (compactness, temperature): one program."""
+    kappa2, inverse_temperature = read_metric(coefficients, cell, ACC)
+    compactness = tl.load(coefficients)
+    features = tl.zeros([BLOCK], ACC)
+    positions = tl.zeros([BLOCK], ACC)
+    begin = 0
+    while begin < count:
+        at = begin + tl.arange(0, BLOCK).to(tl.int64)
+        features += tl.load(pairs + 2 * at, mask=at < count, other=0)
+        positions += tl.load(pairs + 2 * at + 1, mask=at < count, other=0)
+        begin += BLOCK
+    of_features, of_positions = 2 * tl.sum(features, 0), 2 * tl.sum(positions, 0) * kappa2
+    of_compactness = divide(2 * of_positions * inverse_temperature, tl.where(compactness != 0, compactness, 1))
+    tl.store(out, tl.where(compactness != 0, of_compactness, 0))
+    tl.store(out + 1, -(of_features + of_positions) * inverse_temperature * inverse_temperature)
+
+
+def center_gradients(
+    job: Job,
+    sums: Tensor,
+    grad_centers: Tensor,
+    grad_positions: Tensor,
+    after: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
+) -> None:
+    """Fill the gradients of centres and positions; `after`: masses after an update, and the gradients there."""
+    launch(
+        _gradients_kernel,
+        job.gathering(job.channels + 2),
+        sums,
+        *job.metric,
+        *job.geometry,
+        sums,
+        job.cells,
+        job.channels,
+        *after,
+        grad_centers,
+        grad_positions,
+        ACC=triton_dtype(job.dtype),
+        **job.centers,
+    )
+
+
+def coefficient_gradients(job: Job, pairs: Tensor) -> Tensor:
+    """[2]: of compactness and temperature."""
+    out = job.empty(2)
+    launch(_coefficients_kernel, 1, pairs, *job.metric, pairs, len(pairs), out, ACC=triton_dtype(job.dtype), BLOCK=1024)
+    return out
