@@ -10,6 +10,7 @@ from .. import _native
 from ._language import interpreted, missing
 from .soft_assign import soft_assign as soft_assign
 from .soft_assign import soft_assign_backward as soft_assign_backward
+from .soft_cluster import soft_cluster as soft_cluster
 from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
 

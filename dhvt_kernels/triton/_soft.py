@@ -43,7 +43,8 @@ class Job:
         side = min(cell, max(height, width, 1))
         pixels = min(side, height) * min(side, width)
         in_patch = min(next_power_of_2(max(pixels, 1)), PATCH)
-        self.cells = batch * cdiv(height, side) * cdiv(width, side)
+        self.cells_per_image = cdiv(height, side) * cdiv(width, side)
+        self.cells = batch * self.cells_per_image
         self.parts = cdiv(pixels, in_patch)
         self.patches = self.cells * self.parts
         group = min(LANES // in_patch, next_power_of_2(max(self.patches, 1)))
@@ -120,15 +121,23 @@ def locate(height, width, side, patches, mask, GROUP: tl.constexpr, PIXELS: tl.c
     there = (patch < patches)[:, None] & (down < side) & (y < height) & (x < width)
     inside = there
     if mask is not None:
-        inside = there & tl.load(mask + (image[:, None] * height + y) * width + x, mask=there, other=0)
+        place = place_of((patch, image, row, column, y, x, there, there), height, width)
+        inside = there & tl.load(mask + place, mask=there, other=0)
     return patch, image, row, column, y, x, there, inside
 
 
 @jit
-def middle_of(row, side, size):
-    """The middle of the pixels of a row or column of cells, doubled."""
+def place_of(here, height, width):
+    """The numbers of the pixels [G,P] in a [B,H,W] array."""
+    patch, image, row, column, y, x, there, inside = here
+    return (image[:, None] * height + y) * width + x
+
+
+@jit
+def middle_of(row, side, size, ACC: tl.constexpr):
+    """The middle of the pixels of a row or column of cells, of the last of which the image may hold a part."""
     begin = row * side
-    return begin + tl.minimum(begin + side, wide(size)) - 1
+    return (begin + tl.minimum(begin + side, wide(size)) - 1).to(ACC) * 0.5
 
 
 @jit

@@ -17,9 +17,15 @@ from ._soft import Job, differences, grid_of, other_candidates, parts_of, positi
 def store_sums(sums, row, patches, patch, others, own):
     """The sums of a row: of the other candidates [G,8] and of the own one [G]."""
     at = sums + wide(row) * 9 * patches + patch
-    exists = patch < patches
-    tl.store(at[:, None] + other_candidates()[None, :] * wide(patches), others, mask=exists[:, None])
-    tl.store(at + 4 * wide(patches), own, mask=exists)
+    mask = (patch < patches)[:, None]
+    tl.store(at[:, None] + other_candidates()[None, :] * wide(patches), others, mask=mask)
+    store_own(sums, row, patches, patch, own)
+
+
+@jit
+def store_own(sums, row, patches, patch, own):
+    """The same, of the own candidate only."""
+    tl.store(sums + (wide(row) * 9 + 4) * patches + patch, own, mask=patch < patches)
 
 
 @jit

@@ -15,6 +15,7 @@ from ._soft import (
     label_pixels,
     other_candidates,
     pixels_of,
+    place_of,
     read_metric,
     score_pixels,
     share_pixels,
@@ -55,8 +56,8 @@ def _assign_kernel(
     patch, image, row, column, y, x, there, inside = here
     kappa2, inverse_temperature = read_metric(coefficients, cell, ACC)
     rows, columns = grid_of(height, width, side)
-    place = (image[:, None] * height + y) * width + x
-    tl.store(labels + place, label_pixels(score, here, around, used, columns), mask=there)
+    label = label_pixels(score, here, around, used, columns)
+    tl.store(labels + place_of(here, height, width), label, mask=there)
     share, own_share = share_pixels(score, around, used, inverse_temperature)
     plane = wide(height) * width
     out = assignment + image[:, None] * 9 * plane + y * width + x
