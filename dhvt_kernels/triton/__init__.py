@@ -11,6 +11,9 @@ from ._language import interpreted, missing
 from .soft_assign import soft_assign as soft_assign
 from .soft_assign import soft_assign_backward as soft_assign_backward
 from .soft_cluster import soft_cluster as soft_cluster
+from .soft_cluster_backward import soft_cluster_backward as soft_cluster_backward
+from .soft_pool import soft_pool as soft_pool
+from .soft_pool import soft_pool_backward as soft_pool_backward
 from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
 

@@ -6,14 +6,13 @@ own cell and eight others, in raster order. Numbers of a pixel are relative to t
 has score 0; the scores of the others are [8,G,P], so that the eight of a pixel lie in one thread.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
 from ._language import cdiv, interpreted, jit, next_power_of_2, tl, triton_dtype
-from ._math import divide, wide
+from ._math import divide
 
 #: Pixels of a program. The interpreter pays by the operation, whatever its size.
 LANES = 16384 if interpreted else 128
@@ -82,37 +81,75 @@ def dense(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if tensor is None else tensor.contiguous() for tensor in tensors)
 
 
+class Metric(NamedTuple):
+    """kappa^2 = (compactness / cell)^2 and 1 / temperature."""
+
+    kappa2: Any
+    inverse_temperature: Any
+
+
+class Grid(NamedTuple):
+    """Rows and columns of cells."""
+
+    rows: Any
+    columns: Any
+
+
+class Place(NamedTuple):
+    """Where the patches of a program are."""
+
+    patch: Any  # [G] their numbers
+    image: Any  # [G]
+    row: Any  # [G] of their cells
+    column: Any  # [G]
+    y: Any  # [G,P] of their pixels
+    x: Any  # [G,P]
+    there: Any  # [G,P] the image has it
+    inside: Any  # [G,P] the mask, too
+
+
+class Around(NamedTuple):
+    """The centres that patches have to do with, by their numbers among those of the batch."""
+
+    own: Any  # [G]
+    alive: Any  # [G] the own one is a candidate
+    other: Any  # [8,G]
+    near: Any  # [8,G] it is a candidate
+
+
 @jit
 def read_metric(coefficients, cell, ACC: tl.constexpr):
-    """kappa^2 = (compactness / cell)^2 and 1 / temperature, bounded so that nothing finite overflows; NaN stays."""
-    kappa = divide(tl.load(coefficients), wide(cell).to(ACC))
+    """The metric, bounded so that nothing finite overflows; NaN stays."""
+    kappa = divide(tl.load(coefficients), tl.cast(cell, tl.int64).to(ACC))
     temperature = tl.load(coefficients + 1)
     bound = tl.where(temperature < 1.2e-38, 1.2e-38, temperature).to(ACC)
-    return tl.where(kappa * kappa > 1e20, 1e20, kappa * kappa).to(ACC), divide(tl.full([], 1, ACC), bound)
+    kappa2 = tl.where(kappa * kappa > 1e20, 1e20, kappa * kappa).to(ACC)
+    return Metric(kappa2, divide(tl.full([], 1, ACC), bound))
 
 
 @jit
 def grid_of(height, width, side):
     """Rows and columns of cells."""
-    return (wide(height) - 1) // side + 1, (wide(width) - 1) // side + 1
+    return Grid((tl.cast(height, tl.int64) - 1) // side + 1, (tl.cast(width, tl.int64) - 1) // side + 1)
 
 
 @jit
 def parts_of(height, width, side, PIXELS: tl.constexpr):
     """Patches of a cell."""
-    return (tl.minimum(wide(side), wide(height)) * tl.minimum(wide(side), wide(width)) - 1) // PIXELS + 1
+    down = tl.minimum(tl.cast(side, tl.int64), tl.cast(height, tl.int64))
+    right = tl.minimum(tl.cast(side, tl.int64), tl.cast(width, tl.int64))
+    return (down * right - 1) // PIXELS + 1
 
 
 @jit
 def locate(height, width, side, patches, mask, GROUP: tl.constexpr, PIXELS: tl.constexpr):
-    """This program's patches: numbers, images, rows and columns of their cells [G]; their pixels' y and x [G,P], which
-    exist, and which the mask has too. A number beyond the last has the place of the last, and no pixel."""
-    rows, columns = grid_of(height, width, side)
-    parts, pitch = parts_of(height, width, side, PIXELS), tl.minimum(wide(side), wide(width))
+    """This program's patches; a number beyond the last has the place of the last, and no pixel."""
+    grid = grid_of(height, width, side)
+    parts, pitch = parts_of(height, width, side, PIXELS), tl.minimum(tl.cast(side, tl.int64), tl.cast(width, tl.int64))
     patch = tl.program_id(0).to(tl.int64) * GROUP + tl.arange(0, GROUP)
-    at = tl.minimum(patch, wide(patches) - 1)
+    at = tl.minimum(patch, tl.cast(patches, tl.int64) - 1)
     cell, first = at // parts, at % parts * PIXELS
-    image, row, column = cell // (rows * columns), cell // columns % rows, cell % columns
+    image, row, column = cell // (grid.rows * grid.columns), cell // grid.columns % grid.rows, cell % grid.columns
     # In 32 bits: lanes from the beginning of the row of pixels that the patch begins in.
     lane = (first % pitch).to(tl.int32)[:, None] + tl.arange(0, PIXELS)[None, :]
     down = (first // pitch).to(tl.int32)[:, None] + lane // pitch.to(tl.int32)
@@ -121,23 +158,22 @@ def locate(height, width, side, patches, mask, GROUP: tl.constexpr, PIXELS: tl.c
     there = (patch < patches)[:, None] & (down < side) & (y < height) & (x < width)
     inside = there
     if mask is not None:
-        place = place_of((patch, image, row, column, y, x, there, there), height, width)
+        place = place_of(Place(patch, image, row, column, y, x, there, there), height, width)
         inside = there & tl.load(mask + place, mask=there, other=0)
-    return patch, image, row, column, y, x, there, inside
+    return Place(patch, image, row, column, y, x, there, inside)
 
 
 @jit
 def place_of(here, height, width):
     """The numbers of the pixels [G,P] in a [B,H,W] array."""
-    patch, image, row, column, y, x, there, inside = here
-    return (image[:, None] * height + y) * width + x
+    return (here.image[:, None] * height + here.y) * width + here.x
 
 
 @jit
 def middle_of(row, side, size, ACC: tl.constexpr):
     """The middle of the pixels of a row or column of cells, of the last of which the image may hold a part."""
     begin = row * side
-    return (begin + tl.minimum(begin + side, wide(size)) - 1).to(ACC) * 0.5
+    return (begin + tl.minimum(begin + side, tl.cast(size, tl.int64)) - 1).to(ACC) * 0.5
 
 
 @jit
@@ -149,46 +185,49 @@ def other_candidates():
 
 @jit
 def neighbours(image, row, column, mass, height, width, side):
-    """The own centre [G] among those of the batch, whether it is a candidate, the others [8,G], and which are."""
-    rows, columns = grid_of(height, width, side)
+    """The centres of cells [G] and of those around them."""
+    grid = grid_of(height, width, side)
     candidate = other_candidates()[:, None]
     r, c = row[None, :] + candidate // 3 - 1, column[None, :] + candidate % 3 - 1
-    own, other = (image * rows + row) * columns + column, (image[None, :] * rows + r) * columns + c
-    near = (r >= 0) & (r < rows) & (c >= 0) & (c < columns)
+    own = (image * grid.rows + row) * grid.columns + column
+    other = (image[None, :] * grid.rows + r) * grid.columns + c
+    near = (r >= 0) & (r < grid.rows) & (c >= 0) & (c < grid.columns)
     alive = own >= 0
     if mass is not None:
         near = near & (tl.load(mass + other, mask=near, other=0) > 0)
         alive = tl.load(mass + own) > 0
-    return own, alive, other, near
+    return Around(own, alive, other, near)
 
 
 @jit
 def differences(numbers, around, size, c):
     """Number c of `size` of the own centre [G], and by how much it is larger in the others [8,G]; 0 where none is."""
-    own, alive, other, near = around
     exists = c < size
-    base = tl.load(numbers + own * size + c, mask=(own >= 0) & exists, other=0)
-    there = tl.load(numbers + other * size + c, mask=near & exists, other=0)
-    return base, tl.where(near, there - base[None, :], 0)
+    base = tl.load(numbers + around.own * size + c, mask=(around.own >= 0) & exists, other=0)
+    there = tl.load(numbers + around.other * size + c, mask=around.near & exists, other=0)
+    return base, tl.where(around.near, there - base[None, :], 0)
 
 
 @jit
 def load_four(at, c, channels, stride, mask, ACC: tl.constexpr):
     """Channels c to c + 3 of pixels [G,P], 0 beyond the last: four loads that are on their way together."""
-    first = at + wide(c) * stride
+    first = at + tl.cast(c, tl.int64) * stride
     return (
         tl.load(first, mask=mask, other=0).to(ACC),
         tl.load(first + stride, mask=mask & (c + 1 < channels), other=0).to(ACC),
-        tl.load(first + 2 * wide(stride), mask=mask & (c + 2 < channels), other=0).to(ACC),
-        tl.load(first + 3 * wide(stride), mask=mask & (c + 3 < channels), other=0).to(ACC),
+        tl.load(first + 2 * tl.cast(stride, tl.int64), mask=mask & (c + 2 < channels), other=0).to(ACC),
+        tl.load(first + 3 * tl.cast(stride, tl.int64), mask=mask & (c + 3 < channels), other=0).to(ACC),
     )
 
 
 @jit
-def pixels_of(image_pointer, here, image_stride, row_stride, column_stride):
-    """Pointers to the first channel of the pixels [G,P]."""
-    patch, image, row, column, y, x, there, inside = here
-    return image_pointer + (image * image_stride)[:, None] + y * wide(row_stride) + x * wide(column_stride)
+def offsets_of(here, image_stride, row_stride, column_stride):
+    """Where the first channel of the pixels [G,P] lies in an image."""
+    return (
+        (here.image * image_stride)[:, None]
+        + here.y * tl.cast(row_stride, tl.int64)
+        + here.x * tl.cast(column_stride, tl.int64)
+    )
 
 
 @jit
@@ -213,20 +252,18 @@ def score_pixels(
     GROUP: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """Where this program's patches lie; their centres; pointers to their pixels' first channel, and which pixels take
-    part; half of the scores of the other candidates [8,G,P], where the own one has 0."""
-    kappa2, _ = read_metric(coefficients, cell, ACC)
+    """Place; Around; pointers to the first channel of the pixels and which of them take part [G,P]; half of the scores
+    of the other candidates [8,G,P], where the own one has 0."""
+    metric = read_metric(coefficients, cell, ACC)
     here = locate(height, width, side, patches, mask, GROUP, PIXELS)
-    patch, image, row, column, y, x, there, inside = here
-    around = neighbours(image, row, column, mass, height, width, side)
-    own, alive, other, near = around
-    at = pixels_of(features, here, image_stride, row_stride, column_stride)
+    around = neighbours(here.image, here.row, here.column, mass, height, width, side)
+    at = features + offsets_of(here, image_stride, row_stride, column_stride)
     score = tl.zeros([8, GROUP, PIXELS], ACC)
     lengths = tl.zeros([8, GROUP], ACC)
     squares = tl.zeros([GROUP, PIXELS], ACC)
     c = 0
     while c < channels:
-        values = load_four(at, c, channels, channel_stride, inside, ACC)
+        values = load_four(at, c, channels, channel_stride, here.inside, ACC)
         for i in tl.static_range(4):
             base, apart = differences(centers, around, channels, c + i)
             squares += values[i] * values[i]
@@ -235,10 +272,10 @@ def score_pixels(
         c += 4
     for axis in tl.static_range(2):
         base, apart = differences(positions, around, 2, axis)
-        score += position(here, axis, base)[None, :, :] * (kappa2 * apart)[:, :, None]
-        lengths += kappa2 * apart * apart
-    score += tl.where(near, -0.5 * lengths, float("-inf"))[:, :, None]
-    return here, around, at, inside & takes_part(squares), score
+        score += position(here, axis, base)[None, :, :] * (metric.kappa2 * apart)[:, :, None]
+        lengths += metric.kappa2 * apart * apart
+    score += tl.where(around.near, -0.5 * lengths, float("-inf"))[:, :, None]
+    return here, around, at, here.inside & takes_part(squares), score
 
 
 @jit
@@ -250,18 +287,16 @@ def takes_part(squares):
 @jit
 def position(here, axis: tl.constexpr, base):
     """y or x of the pixels relative to a place [G]: exact where they are near."""
-    patch, image, row, column, y, x, there, inside = here
     if axis == 0:
-        return y.to(base.dtype) - base[:, None]
+        return here.y.to(base.dtype) - base[:, None]
     else:
-        return x.to(base.dtype) - base[:, None]
+        return here.x.to(base.dtype) - base[:, None]
 
 
 @jit
 def share_pixels(score, around, used, inverse_temperature):
     """Shares of the other candidates [8,G,P] and of the own one [G,P]; 0 for pixels that take no part."""
-    own, alive, other, near = around
-    own_score = tl.where(alive, 0.0, float("-inf")).to(score.dtype)[:, None]
+    own_score = tl.where(around.alive, 0.0, float("-inf")).to(score.dtype)[:, None]
     best = tl.maximum(tl.max(score, 0), own_score)
     best = tl.where(best == float("-inf"), 0, best)  # there is no candidate
     scale = inverse_temperature * (2 * 1.4426950408889634)
@@ -287,11 +322,9 @@ def softmax_backward(share, own_share, grad, own_grad):
 def label_pixels(score, here, around, used, columns):
     """The best candidate [G,P], the own cell first, then the lowest number; the own cell for a pixel that takes no
     part, -1 outside the mask."""
-    patch, image, row, column, y, x, there, inside = here
-    own, alive, other, near = around
     best = tl.max(score, 0)
-    own_score = tl.where(alive, 0.0, float("-inf"))[:, None]
+    own_score = tl.where(around.alive, 0.0, float("-inf"))[:, None]
     nearest = tl.min(tl.where(score == best[None, :, :], other_candidates()[:, None, None], 9), 0)
     nearest = tl.where(used & (best > own_score), nearest, 4)
-    label = (row[:, None] + nearest // 3 - 1) * columns + column[:, None] + nearest % 3 - 1
-    return tl.where(inside, label, -1).to(tl.int32)
+    label = (here.row[:, None] + nearest // 3 - 1) * columns + here.column[:, None] + nearest % 3 - 1
+    return tl.where(here.inside, label, -1).to(tl.int32)

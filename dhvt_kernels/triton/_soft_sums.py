@@ -9,23 +9,23 @@ from torch import Tensor
 
 from ._language import jit, tl, triton_dtype
 from ._launch import launch
-from ._math import divide, wide
+from ._math import divide
 from ._soft import Job, differences, grid_of, other_candidates, parts_of, position, read_metric
 
 
 @jit
 def store_sums(sums, row, patches, patch, others, own):
     """The sums of a row: of the other candidates [G,8] and of the own one [G]."""
-    at = sums + wide(row) * 9 * patches + patch
+    at = sums + tl.cast(row, tl.int64) * 9 * patches + patch
     mask = (patch < patches)[:, None]
-    tl.store(at[:, None] + other_candidates()[None, :] * wide(patches), others, mask=mask)
+    tl.store(at[:, None] + other_candidates()[None, :] * tl.cast(patches, tl.int64), others, mask=mask)
     store_own(sums, row, patches, patch, own)
 
 
 @jit
 def store_own(sums, row, patches, patch, own):
     """The same, of the own candidate only."""
-    tl.store(sums + (wide(row) * 9 + 4) * patches + patch, own, mask=patch < patches)
+    tl.store(sums + (tl.cast(row, tl.int64) * 9 + 4) * patches + patch, own, mask=patch < patches)
 
 
 @jit
@@ -53,22 +53,21 @@ def store_relative_sums(
     """Weighted sums of 1, features, y and x relative to each candidate, with weights of the other candidates [8,G,P]
     and of the own one [G,P]; returns the features' and the positions' part of the sum of weight * score / 2, the latter
     without kappa^2."""
-    patch, image, row, column, y, x, there, inside = here
     weight = tl.permute(weight, (1, 2, 0))  # so that few threads share a sum
-    total = store_weights(sums, patches, patch, weight, own_weight)
+    total = store_weights(sums, patches, here.patch, weight, own_weight)
     of_features = tl.zeros([], weight.dtype)
     of_positions = tl.zeros([], weight.dtype)
     c = 0
     while c < channels:
         base, apart = differences(centers, around, channels, c)
-        value = tl.load(at + wide(c) * channel_stride, mask=used, other=0).to(weight.dtype) - base[:, None]
-        of_features += _store_relative(sums, c + 1, patches, patch, weight, own_weight, total, value, apart)
+        value = tl.load(at + tl.cast(c, tl.int64) * channel_stride, mask=used, other=0).to(weight.dtype) - base[:, None]
+        of_features += _store_relative(sums, c + 1, patches, here.patch, weight, own_weight, total, value, apart)
         c += 1
     for axis in tl.static_range(2):
         base, apart = differences(positions, around, 2, axis)
         value = position(here, axis, base)
         of_positions += _store_relative(
-            sums, channels + 1 + axis, patches, patch, weight, own_weight, total, value, apart
+            sums, channels + 1 + axis, patches, here.patch, weight, own_weight, total, value, apart
         )
     return of_features, of_positions
 
@@ -76,7 +75,7 @@ def store_relative_sums(
 @jit
 def centers_of(cells, LANES: tl.constexpr):
     """The row of sums of this program, its centres among those of the batch, and which exist."""
-    blocks = (wide(cells) - 1) // LANES + 1
+    blocks = (tl.cast(cells, tl.int64) - 1) // LANES + 1
     at = tl.program_id(0).to(tl.int64) % blocks * LANES + tl.arange(0, LANES)
     return tl.program_id(0).to(tl.int64) // blocks, at, at < cells
 
@@ -96,23 +95,21 @@ def gather(
     OWN: tl.constexpr,
 ):
     """The sum of a row for centres `at`, from the patches of the cells around them, or of their own cell only."""
-    rows, columns = grid_of(height, width, side)
+    grid = grid_of(height, width, side)
     parts = parts_of(height, width, side, PIXELS)
-    r, c = at // columns % rows, at % columns
-    total = tl.zeros([at.shape[0], PARTS], sums.dtype.element_ty)
-    k = 4 if OWN else 0
-    while k < (5 if OWN else 9):
-        down, right = k // 3 - 1, k % 3 - 1
-        there = exists & (r + down >= 0) & (r + down < rows) & (c + right >= 0) & (c + right < columns)
-        # A centre is candidate 8 - k of its neighbour k.
-        first = sums + (row * 9 + 8 - k) * patches + (at + down * columns + right) * parts
-        begin = 0
-        while begin < parts:
-            part = begin + tl.arange(0, PARTS)[None, :]
-            total += tl.load(first[:, None] + part, mask=there[:, None] & (part < parts), other=0)
-            begin += PARTS
-        k += 1
-    return tl.sum(total, 1)
+    k = tl.arange(0, 16)[:, None]
+    down, right = k // 3 - 1, k % 3 - 1
+    r, c = (at // grid.columns % grid.rows)[None, :] + down, (at % grid.columns)[None, :] + right
+    there = exists[None, :] & (r >= 0) & (r < grid.rows) & (c >= 0) & (c < grid.columns) & (k == 4 if OWN else k < 9)
+    # A centre is candidate 8 - k of its neighbour k.
+    first = sums + (row * 9 + 8 - k) * patches + (at[None, :] + down * grid.columns + right) * parts
+    total = tl.zeros([16, at.shape[0], PARTS], sums.dtype.element_ty)
+    begin = 0
+    while begin < parts:
+        part = begin + tl.arange(0, PARTS)[None, None, :]
+        total += tl.load(first[:, :, None] + part, mask=there[:, :, None] & (part < parts), other=0)
+        begin += PARTS
+    return tl.sum(tl.sum(total, 2), 0)
 
 
 @jit
@@ -139,8 +136,8 @@ def _gradients_kernel(
     """Gradients of centres and positions from the sums that a backward leaves, with the scores' gradients as weights.
     A program takes one number of LANES centres; it reads nine sums for each."""
     row, at, exists = centers_of(cells, LANES)
-    kappa2, inverse_temperature = read_metric(coefficients, cell, ACC)
-    slope = 2 * inverse_temperature
+    metric = read_metric(coefficients, cell, ACC)
+    slope = 2 * metric.inverse_temperature
     value = gather(sums, row + 1, at, exists, height, width, side, patches, PIXELS, PARTS, False)
     copied = tl.zeros([LANES], tl.int1)
     if mass_after is not None:
@@ -153,7 +150,7 @@ def _gradients_kernel(
         tl.store(grad_centers + place, value, mask=exists)
     else:
         place = at * 2 + row - channels
-        value = value * (slope * kappa2)
+        value = value * (slope * metric.kappa2)
         if mass_after is not None:
             value += tl.load(grad_positions_after + place, mask=copied, other=0)
         tl.store(grad_positions + place, value, mask=exists)
@@ -170,7 +167,7 @@ def _coefficients_kernel(
     BLOCK: tl.constexpr,
 ):
     """The gradient of (compactness, temperature): one program."""
-    kappa2, inverse_temperature = read_metric(coefficients, cell, ACC)
+    metric = read_metric(coefficients, cell, ACC)
     compactness = tl.load(coefficients)
     features = tl.zeros([BLOCK], ACC)
     positions = tl.zeros([BLOCK], ACC)
@@ -180,10 +177,10 @@ def _coefficients_kernel(
         features += tl.load(pairs + 2 * at, mask=at < count, other=0)
         positions += tl.load(pairs + 2 * at + 1, mask=at < count, other=0)
         begin += BLOCK
-    of_features, of_positions = 2 * tl.sum(features, 0), 2 * tl.sum(positions, 0) * kappa2
-    of_compactness = divide(2 * of_positions * inverse_temperature, tl.where(compactness != 0, compactness, 1))
+    of_features, of_positions = 2 * tl.sum(features, 0), 2 * tl.sum(positions, 0) * metric.kappa2
+    of_compactness = divide(2 * of_positions * metric.inverse_temperature, tl.where(compactness != 0, compactness, 1))
     tl.store(out, tl.where(compactness != 0, of_compactness, 0))
-    tl.store(out + 1, -(of_features + of_positions) * inverse_temperature * inverse_temperature)
+    tl.store(out + 1, -(of_features + of_positions) * metric.inverse_temperature * metric.inverse_temperature)
 
 
 def center_gradients(

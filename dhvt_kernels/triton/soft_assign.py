@@ -6,15 +6,14 @@ from torch import Tensor
 from .._layout import empty_image_like
 from ._language import jit, tl
 from ._launch import launch
-from ._math import wide
 from ._soft import (
     Job,
     dense,
     differences,
     grid_of,
     label_pixels,
+    offsets_of,
     other_candidates,
-    pixels_of,
     place_of,
     read_metric,
     score_pixels,
@@ -49,20 +48,19 @@ def _assign_kernel(
     PIXELS: tl.constexpr,
 ):
     """A program per GROUP patches. Reads b C bytes per pixel, and 9 centres per patch; writes 9 b + 4."""
-    here, around, at, used, score = score_pixels(
+    here, around, _at, used, score = score_pixels(
         coefficients, cell, height, width, side, patches, features, mask, channels, image_stride, channel_stride,
         row_stride, column_stride, centers, positions, mass, ACC, GROUP, PIXELS,
     )  # fmt: skip
-    patch, image, row, column, y, x, there, inside = here
-    kappa2, inverse_temperature = read_metric(coefficients, cell, ACC)
-    rows, columns = grid_of(height, width, side)
-    label = label_pixels(score, here, around, used, columns)
-    tl.store(labels + place_of(here, height, width), label, mask=there)
-    share, own_share = share_pixels(score, around, used, inverse_temperature)
-    plane = wide(height) * width
-    out = assignment + image[:, None] * 9 * plane + y * width + x
-    tl.store(out[None, :, :] + other_candidates()[:, None, None] * plane, share, mask=there[None, :, :])
-    tl.store(out + 4 * plane, own_share, mask=there)
+    metric = read_metric(coefficients, cell, ACC)
+    grid = grid_of(height, width, side)
+    label = label_pixels(score, here, around, used, grid.columns)
+    tl.store(labels + place_of(here, height, width), label, mask=here.there)
+    share, own_share = share_pixels(score, around, used, metric.inverse_temperature)
+    plane = tl.cast(height, tl.int64) * width
+    out = assignment + here.image[:, None] * 9 * plane + here.y * width + here.x
+    tl.store(out[None, :, :] + other_candidates()[:, None, None] * plane, share, mask=here.there[None, :, :])
+    tl.store(out + 4 * plane, own_share, mask=here.there)
 
 
 @jit
@@ -105,20 +103,19 @@ def _assign_backward_kernel(
         coefficients, cell, height, width, side, patches, features, mask, channels, image_stride, channel_stride,
         row_stride, column_stride, centers, positions, mass, ACC, GROUP, PIXELS,
     )  # fmt: skip
-    patch, image, row, column, y, x, there, inside = here
-    kappa2, inverse_temperature = read_metric(coefficients, cell, ACC)
-    share, own_share = share_pixels(score, around, used, inverse_temperature)
-    source = pixels_of(grad_assignment, here, grad_image_stride, grad_row_stride, grad_column_stride)
-    others = source[None, :, :] + other_candidates()[:, None, None] * wide(grad_channel_stride)
+    metric = read_metric(coefficients, cell, ACC)
+    share, own_share = share_pixels(score, around, used, metric.inverse_temperature)
+    source = grad_assignment + offsets_of(here, grad_image_stride, grad_row_stride, grad_column_stride)
+    others = source[None, :, :] + other_candidates()[:, None, None] * tl.cast(grad_channel_stride, tl.int64)
     grad = tl.load(others, mask=used[None, :, :], other=0).to(ACC)
-    own_grad = tl.load(source + 4 * wide(grad_channel_stride), mask=used, other=0).to(ACC)
+    own_grad = tl.load(source + 4 * tl.cast(grad_channel_stride, tl.int64), mask=used, other=0).to(ACC)
     grad, own_grad = softmax_backward(share, own_share, grad, own_grad)
-    target = pixels_of(grad_features, here, out_image_stride, out_row_stride, out_column_stride)
+    target = grad_features + offsets_of(here, out_image_stride, out_row_stride, out_column_stride)
     c = 0
     while c < channels:
-        base, apart = differences(centers, around, channels, c)
-        value = tl.sum(grad * apart[:, :, None], 0) * (2 * inverse_temperature)
-        tl.store(target + wide(c) * out_channel_stride, value, mask=there)
+        _base, apart = differences(centers, around, channels, c)
+        value = tl.sum(grad * apart[:, :, None], 0) * (2 * metric.inverse_temperature)
+        tl.store(target + tl.cast(c, tl.int64) * out_channel_stride, value, mask=here.there)
         c += 1
     of_features, of_positions = store_relative_sums(
         sums, here, around, patches, grad, own_grad, at, used, channels, channel_stride, centers, positions

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._language import jit, tl, triton_dtype
+from ._language import jit, tl
 from ._launch import launch
 from ._math import divide
 from ._soft import (
@@ -13,7 +13,7 @@ from ._soft import (
     load_four,
     locate,
     middle_of,
-    pixels_of,
+    offsets_of,
     place_of,
     position,
     read_metric,
@@ -47,28 +47,27 @@ def _means_kernel(
     """Sums of 1, features and positions, relative to 0 and to the middle of the cell, for the own centre only. A
     program per GROUP patches; reads b C bytes per pixel, the second time from the caches."""
     here = locate(height, width, side, patches, mask, GROUP, PIXELS)
-    patch, image, row, column, y, x, there, inside = here
-    at = pixels_of(features, here, image_stride, row_stride, column_stride)
+    at = features + offsets_of(here, image_stride, row_stride, column_stride)
     squares = tl.zeros([GROUP, PIXELS], ACC)
     c = 0
     while c < channels:
-        values = load_four(at, c, channels, channel_stride, inside, ACC)
+        values = load_four(at, c, channels, channel_stride, here.inside, ACC)
         for i in tl.static_range(4):
             squares += values[i] * values[i]
         c += 4
-    used = inside & takes_part(squares)
-    store_own(sums, 0, patches, patch, tl.sum(used.to(ACC), 1))
+    used = here.inside & takes_part(squares)
+    store_own(sums, 0, patches, here.patch, tl.sum(used.to(ACC), 1))
     c = 0
     while c < channels:
         values = load_four(at, c, channels, channel_stride, used, ACC)
         for i in tl.static_range(4):
             if c + i < channels:
-                store_own(sums, c + i + 1, patches, patch, tl.sum(values[i], 1))
+                store_own(sums, c + i + 1, patches, here.patch, tl.sum(values[i], 1))
         c += 4
-    down = position(here, 0, middle_of(row, side, height, ACC))
-    right = position(here, 1, middle_of(column, side, width, ACC))
-    store_own(sums, channels + 1, patches, patch, tl.sum(tl.where(used, down, 0), 1))
-    store_own(sums, channels + 2, patches, patch, tl.sum(tl.where(used, right, 0), 1))
+    down = position(here, 0, middle_of(here.row, side, height, ACC))
+    right = position(here, 1, middle_of(here.column, side, width, ACC))
+    store_own(sums, channels + 1, patches, here.patch, tl.sum(tl.where(used, down, 0), 1))
+    store_own(sums, channels + 2, patches, here.patch, tl.sum(tl.where(used, right, 0), 1))
 
 
 @jit
@@ -100,8 +99,8 @@ def _sums_kernel(
         coefficients, cell, height, width, side, patches, features, mask, channels, image_stride, channel_stride,
         row_stride, column_stride, centers, positions, mass, ACC, GROUP, PIXELS,
     )  # fmt: skip
-    kappa2, inverse_temperature = read_metric(coefficients, cell, ACC)
-    share, own_share = share_pixels(score, around, used, inverse_temperature)
+    metric = read_metric(coefficients, cell, ACC)
+    share, own_share = share_pixels(score, around, used, metric.inverse_temperature)
     store_relative_sums(
         sums, here, around, patches, share, own_share, at, used, channels, channel_stride, centers, positions
     )
@@ -135,7 +134,7 @@ def _state_kernel(
     else:
         total = gather(sums, row, at, exists, height, width, side, patches, PIXELS, PARTS, means)
         moved = tl.where(own_mass > 0, divide(total, tl.where(own_mass > 0, own_mass, 1)), 0)
-        rows, columns = grid_of(height, width, side)
+        grid = grid_of(height, width, side)
         if row <= channels:
             place = at * channels + row - 1
             if not means:
@@ -146,9 +145,9 @@ def _state_kernel(
             if not means:
                 moved += tl.load(positions_before + place, mask=exists)
             elif row == channels + 1:
-                moved += middle_of(at // columns % rows, side, height, moved.dtype)
+                moved += middle_of(at // grid.columns % grid.rows, side, height, moved.dtype)
             else:
-                moved += middle_of(at % columns, side, width, moved.dtype)
+                moved += middle_of(at % grid.columns, side, width, moved.dtype)
             tl.store(positions + place, moved, mask=exists)
 
 
@@ -176,14 +175,13 @@ def _labels_kernel(
     PIXELS: tl.constexpr,
 ):
     """The nearest centre of each pixel. A program per GROUP patches; reads b C bytes per pixel and writes 4."""
-    here, around, at, used, score = score_pixels(
+    here, around, _at, used, score = score_pixels(
         coefficients, cell, height, width, side, patches, features, mask, channels, image_stride, channel_stride,
         row_stride, column_stride, centers, positions, mass, ACC, GROUP, PIXELS,
     )  # fmt: skip
-    patch, image, row, column, y, x, there, inside = here
-    rows, columns = grid_of(height, width, side)
-    label = label_pixels(score, here, around, used, columns)
-    tl.store(labels + place_of(here, height, width), label, mask=there)
+    grid = grid_of(height, width, side)
+    label = label_pixels(score, here, around, used, grid.columns)
+    tl.store(labels + place_of(here, height, width), label, mask=here.there)
 
 
 def soft_cluster(
@@ -206,9 +204,7 @@ def soft_cluster(
     def set_state(step: int, before: tuple[Tensor | None, Tensor | None]) -> None:
         state = (centers[step], positions[step], mass[step])
         programs = job.gathering(channels + 3)
-        launch(
-            _state_kernel, programs, sums, *job.geometry, sums, job.cells, channels, *before, *state, **job.centers
-        )
+        launch(_state_kernel, programs, sums, *job.geometry, sums, job.cells, channels, *before, *state, **job.centers)
 
     launch(_means_kernel, job.programs, features, *job.arguments, sums, **job.constants)
     set_state(0, (None, None))
