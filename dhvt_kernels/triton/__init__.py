@@ -8,6 +8,10 @@ import torch
 
 from .. import _native
 from ._language import interpreted, missing
+from .gaussian_blur import gaussian_blur as gaussian_blur
+from .gaussian_blur import gaussian_blur_backward as gaussian_blur_backward
+from .information_criterion import information_criterion as information_criterion
+from .information_criterion import information_criterion_backward as information_criterion_backward
 from .soft_assign import soft_assign as soft_assign
 from .soft_assign import soft_assign_backward as soft_assign_backward
 from .soft_cluster import soft_cluster as soft_cluster

@@ -152,7 +152,7 @@ def _pool_backward_kernel(
     metric = read_metric(coefficients, cell, ACC)
     share, own_share = share_pixels(score, around, used, metric.inverse_temperature)
     whole = tl.sum(share, 0) + own_share
-    # The gradient of the shares relative to that of the own one: the softmax takes no notice of what all have in common.
+    # The gradient of the shares relative to that of the own one: what all have in common does not matter.
     _base, more = differences(grad_mass, around, 1, 0)
     grad = tl.zeros([8, GROUP, PIXELS], ACC) + more[:, :, None]
     source = values + offsets_of(here, value_image_stride, value_row_stride, value_column_stride)
