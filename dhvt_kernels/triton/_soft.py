@@ -60,12 +60,12 @@ class Job:
         )
         self.constants: dict[str, Any] = {"ACC": triton_dtype(self.dtype), "GROUP": group, "PIXELS": in_patch}
         parts = min(next_power_of_2(max(self.parts, 1)), 64)
-        lanes = min(LANES // parts, next_power_of_2(max(self.cells, 1)))
+        lanes = min(LANES // parts, next_power_of_2(max(self.cells * (self.channels + 3), 1)))
         self.centers: dict[str, Any] = {"PIXELS": in_patch, "PARTS": parts, "LANES": lanes}
 
     def gathering(self, rows: int) -> int:
         """Programs that gather so many numbers of every centre."""
-        return rows * cdiv(self.cells, self.centers["LANES"])
+        return cdiv(rows * self.cells, self.centers["LANES"])
 
     def sums(self, rows: int) -> Tensor:
         """Workspace for the sums of so many rows: [rows,9,patches]."""

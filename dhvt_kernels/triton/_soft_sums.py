@@ -73,11 +73,10 @@ def store_relative_sums(
 
 
 @jit
-def centers_of(cells, LANES: tl.constexpr):
-    """The row of sums of this program, its centres among those of the batch, and which exist."""
-    blocks = (tl.cast(cells, tl.int64) - 1) // LANES + 1
-    at = tl.program_id(0).to(tl.int64) % blocks * LANES + tl.arange(0, LANES)
-    return tl.program_id(0).to(tl.int64) // blocks, at, at < cells
+def centers_of(cells, rows, LANES: tl.constexpr):
+    """The row of each of this program's lanes, its centre among those of the batch, and whether there is such a row."""
+    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    return lane // cells, lane % cells, lane // cells < rows
 
 
 @jit
@@ -94,7 +93,7 @@ def gather(
     PARTS: tl.constexpr,
     OWN: tl.constexpr,
 ):
-    """The sum of a row for centres `at`, from the patches of the cells around them, or of their own cell only."""
+    """The sums of rows for centres `at`, from the patches of the cells around them, or of their own cell only."""
     grid = grid_of(height, width, side)
     parts = parts_of(height, width, side, PIXELS)
     k = tl.arange(0, 16)[:, None]
@@ -102,7 +101,7 @@ def gather(
     r, c = (at // grid.columns % grid.rows)[None, :] + down, (at % grid.columns)[None, :] + right
     there = exists[None, :] & (r >= 0) & (r < grid.rows) & (c >= 0) & (c < grid.columns) & (k == 4 if OWN else k < 9)
     # A centre is candidate 8 - k of its neighbour k.
-    first = sums + (row * 9 + 8 - k) * patches + (at[None, :] + down * grid.columns + right) * parts
+    first = sums + (row[None, :] * 9 + 8 - k) * patches + (at[None, :] + down * grid.columns + right) * parts
     total = tl.zeros([16, at.shape[0], PARTS], sums.dtype.element_ty)
     begin = 0
     while begin < parts:
@@ -134,26 +133,20 @@ def _gradients_kernel(
     LANES: tl.constexpr,
 ):
     """Gradients of centres and positions from the sums that a backward leaves, with the scores' gradients as weights.
-    A program takes one number of LANES centres; it reads nine sums for each."""
-    row, at, exists = centers_of(cells, LANES)
+    One lane per number of a centre; it reads nine sums."""
+    row, at, exists = centers_of(cells, channels + 2, LANES)
     metric = read_metric(coefficients, cell, ACC)
-    slope = 2 * metric.inverse_temperature
     value = gather(sums, row + 1, at, exists, height, width, side, patches, PIXELS, PARTS, False)
-    copied = tl.zeros([LANES], tl.int1)
+    value *= 2 * metric.inverse_temperature
+    of_center, of_position = exists & (row < channels), exists & (row >= channels)
+    center, axis = at * channels + row, at * 2 + row - channels
+    value = tl.where(of_center, value, value * metric.kappa2)
     if mass_after is not None:
-        copied = exists & (tl.load(mass_after + at, mask=exists, other=1) <= 0)
-    if row < channels:
-        place = at * channels + row
-        value = value * slope
-        if mass_after is not None:
-            value += tl.load(grad_centers_after + place, mask=copied, other=0)
-        tl.store(grad_centers + place, value, mask=exists)
-    else:
-        place = at * 2 + row - channels
-        value = value * (slope * metric.kappa2)
-        if mass_after is not None:
-            value += tl.load(grad_positions_after + place, mask=copied, other=0)
-        tl.store(grad_positions + place, value, mask=exists)
+        copied = tl.load(mass_after + at, mask=exists, other=1) <= 0
+        value += tl.load(grad_centers_after + center, mask=copied & of_center, other=0)
+        value += tl.load(grad_positions_after + axis, mask=copied & of_position, other=0)
+    tl.store(grad_centers + center, value, mask=of_center)
+    tl.store(grad_positions + axis, value, mask=of_position)
 
 
 @jit

@@ -124,31 +124,26 @@ def _state_kernel(
     PARTS: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """A state from the sums relative to the one before. A program takes one number of LANES centres; it reads nine
-    sums for it, and nine for the mass. A centre without mass keeps its values."""
-    row, at, exists = centers_of(cells, LANES)
+    """A state from the sums relative to the one before. One lane per number of a centre; it reads nine sums for it, and
+    nine for the mass. A centre without mass keeps its values."""
+    row, at, exists = centers_of(cells, channels + 3, LANES)
     means: tl.constexpr = centers_before is None
-    own_mass = gather(sums, 0, at, exists, height, width, side, patches, PIXELS, PARTS, means)
-    if row == 0:
-        tl.store(mass + at, own_mass, mask=exists)
-    else:
-        total = gather(sums, row, at, exists, height, width, side, patches, PIXELS, PARTS, means)
-        moved = tl.where(own_mass > 0, divide(total, tl.where(own_mass > 0, own_mass, 1)), 0)
+    own_mass = gather(sums, row * 0, at, exists, height, width, side, patches, PIXELS, PARTS, means)
+    total = gather(sums, row, at, exists, height, width, side, patches, PIXELS, PARTS, means)
+    moved = tl.where(own_mass > 0, divide(total, tl.where(own_mass > 0, own_mass, 1)), 0)
+    of_center, of_position = exists & (row > 0) & (row <= channels), exists & (row > channels)
+    center, axis = at * channels + row - 1, at * 2 + row - 1 - channels
+    if means:
         grid = grid_of(height, width, side)
-        if row <= channels:
-            place = at * channels + row - 1
-            if not means:
-                moved += tl.load(centers_before + place, mask=exists)
-            tl.store(centers + place, moved, mask=exists)
-        else:
-            place = at * 2 + row - 1 - channels
-            if not means:
-                moved += tl.load(positions_before + place, mask=exists)
-            elif row == channels + 1:
-                moved += middle_of(at // grid.columns % grid.rows, side, height, moved.dtype)
-            else:
-                moved += middle_of(at % grid.columns, side, width, moved.dtype)
-            tl.store(positions + place, moved, mask=exists)
+        down = middle_of(at // grid.columns % grid.rows, side, height, moved.dtype)
+        right = middle_of(at % grid.columns, side, width, moved.dtype)
+        moved += tl.where(of_position, tl.where(row == channels + 1, down, right), 0)
+    else:
+        moved += tl.load(centers_before + center, mask=of_center, other=0)
+        moved += tl.load(positions_before + axis, mask=of_position, other=0)
+    tl.store(mass + at, own_mass, mask=exists & (row == 0))
+    tl.store(centers + center, moved, mask=of_center)
+    tl.store(positions + axis, moved, mask=of_position)
 
 
 @jit

@@ -92,13 +92,11 @@ def _gather_kernel(
     PARTS: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """A program takes one number of LANES centres; it reads nine sums for each."""
-    row, at, exists = centers_of(cells, LANES)
+    """One lane per number of a centre; it reads nine sums."""
+    row, at, exists = centers_of(cells, channels + 1, LANES)
     total = gather(sums, row, at, exists, height, width, side, patches, PIXELS, PARTS, False)
-    if row == 0:
-        tl.store(mass + at, total, mask=exists)
-    else:
-        tl.store(out + at * channels + row - 1, total, mask=exists)
+    tl.store(mass + at, total, mask=exists & (row == 0))
+    tl.store(out + at * channels + row - 1, total, mask=exists & (row > 0))
 
 
 @jit
