@@ -181,7 +181,7 @@ def center_gradients(
     sums: Tensor,
     grad_centers: Tensor,
     grad_positions: Tensor,
-    after: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
+    after: tuple[Tensor | None, ...] = (None, None, None),
 ) -> None:
     """Fill the gradients of centres and positions; `after`: masses after an update, and the gradients there."""
     launch(
