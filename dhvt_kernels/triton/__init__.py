@@ -9,6 +9,10 @@ import torch
 from .. import _native
 from ._language import interpreted, missing
 from .connected_components import connected_components as connected_components
+from .gaussian_blur import gaussian_blur as gaussian_blur
+from .gaussian_blur import gaussian_blur_backward as gaussian_blur_backward
+from .information_criterion import information_criterion as information_criterion
+from .information_criterion import information_criterion_backward as information_criterion_backward
 from .mean_inject import mean_inject as mean_inject
 from .pack import pack as pack
 from .pack import pad as pad
@@ -23,6 +27,12 @@ from .segment_pool import segment_dot as segment_dot
 from .segment_pool import segment_gather as segment_gather
 from .segment_pool import segment_max as segment_max
 from .segment_pool import segment_sum as segment_sum
+from .soft_assign import soft_assign as soft_assign
+from .soft_assign import soft_assign_backward as soft_assign_backward
+from .soft_cluster import soft_cluster as soft_cluster
+from .soft_cluster_backward import soft_cluster_backward as soft_cluster_backward
+from .soft_pool import soft_pool as soft_pool
+from .soft_pool import soft_pool_backward as soft_pool_backward
 from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
 from .token_patches import token_patches as token_patches
