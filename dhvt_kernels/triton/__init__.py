@@ -8,6 +8,11 @@ import torch
 
 from .. import _native
 from ._language import interpreted, missing
+from .merge_pixels import merge_pixels as merge_pixels
+from .merge_tree import merge_tree as merge_tree
+from .merge_tree import merge_tree_backward as merge_tree_backward
+from .similarity_pool import similarity_pool as similarity_pool
+from .similarity_pool import similarity_pool_backward as similarity_pool_backward
 from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
 
