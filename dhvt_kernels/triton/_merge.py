@@ -2,7 +2,7 @@
 
 The host knows how many vertices a round has at most, since each merges with another one: half as many as the round
 before. So the lanes of all rounds together are about twice those of the first one, and rounds that an image does not
-need find no edges. A round is eleven launches of our own, three sorts and two scans.
+need find no edges. A round is twelve launches of our own, three sorts and two scans.
 """
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor
 from ._language import cdiv
 from ._launch import launch
 from ._merge_edges import contract_kernel, unique_edges
-from ._merge_nodes import Nodes, join_features_kernel, join_kernel
+from ._merge_nodes import Nodes, join_kernel, join_means_kernel
 from ._merge_picks import NO_PICK, chain_kernel, distance_kernel, link_kernel, order_kernel, pick_kernel
 
 BLOCK = 1024
 #: Lanes that go along chains: few, since a program takes as long as its longest chain.
-CHAIN_BLOCK = 128
+CHAIN_BLOCK = 256
 
 
 def check_sizes(batch: int, leaves: int, edges: int) -> None:
@@ -87,7 +87,6 @@ def merge(
         planar: whether the graph is: then n vertices have fewer than 3 n edges.
     """
     batch, nodes = tree.parent.shape
-    channels = tree.mean.shape[2]
     vertices, most_edges = (nodes + 1) // 2, len(edges) // batch  # of an image
     created = torch.arange(vertices, vertices + batch * nodes, nodes, device=node.device)
     rounds = vertices.bit_length() - 1
@@ -115,21 +114,11 @@ def merge(
         )
         edges, lengths = unique_edges(contracted, lengths, batch * most_edges)
 
-        lanes = chains * channels
-        features = (tree.count, tree.mean, tree.m2, lanes, nodes, channels)
-        launch(join_features_kernel, cdiv(lanes, CHAIN_BLOCK), node, *merges, *features, BLOCK=CHAIN_BLOCK)
-        rest = (tree.parent, tree.round, tree.count, tree.centroid, tree.box, tree.boundary)
-        launch(
-            join_kernel,
-            cdiv(chains, CHAIN_BLOCK),
-            node,
-            *merges,
-            inner,
-            *rest,
-            next_node,
-            chains,
-            nodes,
-            number,
-            BLOCK=CHAIN_BLOCK,
-        )
+        share = tree.mean.new_empty(len(node))
+        rest = (tree.parent, tree.round, tree.count, tree.box, tree.boundary, share, next_node, chains, nodes, number)
+        launch(join_kernel, cdiv(chains, CHAIN_BLOCK), node, *merges, inner, *rest, BLOCK=CHAIN_BLOCK)
+        for mean, m2 in ((tree.mean, tree.m2), (tree.centroid, None)):
+            lanes = chains * mean.shape[2]
+            means = (share, tree.count, mean, m2, lanes, nodes, mean.shape[2])
+            launch(join_means_kernel, cdiv(lanes, CHAIN_BLOCK), node, *merges, *means, BLOCK=CHAIN_BLOCK)
         node = next_node

@@ -60,60 +60,13 @@ def store_leaf(
 
 @jit
 def _load_chain(begin, end, other, created, stop, chain, here, nodes):
-    """First merge of a chain and past its last one, the node that the first adds to, its image; and what is to be added
-    to the number of a merge for the row of the node that it makes."""
+    """Of chains: the first merge, the number of merges, the node that the first adds to, and what is to be added to the
+    number of a merge for the row of the node that it makes."""
     p, past = tl.load(begin + chain, mask=here, other=0), tl.load(end + chain, mask=here, other=0)
-    here = p < past
-    whole = tl.load(other + chain, mask=here, other=0)
+    whole = tl.load(other + chain, mask=p < past, other=0)
     image = whole // nodes
-    rows = tl.load(created + image, mask=here, other=0) - tl.load(stop + image, mask=here, other=0)
-    return p, past, whole, image, rows
-
-
-@jit
-def join_features_kernel(
-    single,  # [N]
-    begin,  # [K]
-    end,  # [K]
-    other,  # [K]
-    created,  # [B]
-    stop,  # [B]
-    count,  # [B V]
-    mean,  # [B V,C]
-    m2,  # [B V,C]
-    size,  # K C
-    nodes,  # V
-    channels,
-    BLOCK: tl.constexpr,
-):
-    """A lane per chain and channel goes along its merges. Reads and writes 8 C bytes of a node in float32.
-
-    A node's features are those of the lower child, joined by the higher one (Chan, Golub and LeVeque, 1979).
-    """
-    i, here = lanes(size, BLOCK)
-    chain, c = i // channels, i % channels
-    p, past, whole, _, rows = _load_chain(begin, end, other, created, stop, chain, here, nodes)
-    acc = mean.dtype.element_ty
-    going = p < past
-    n_b = tl.load(count + whole, mask=going, other=0)
-    mean_b = tl.load(mean + whole * channels + c, mask=going, other=0)
-    m2_b = tl.load(m2 + whole * channels + c, mask=going, other=0)
-    while tl.max((p < past).to(tl.int32)) > 0:
-        going = p < past
-        a = tl.load(single + p, mask=going, other=0)
-        n_a = tl.load(count + a, mask=going, other=1)
-        mean_a = tl.load(mean + a * channels + c, mask=going, other=0)
-        m2_a = tl.load(m2 + a * channels + c, mask=going, other=0)
-        n = n_a.to(acc) + n_b.to(acc)
-        share = tl.where(n > 0, divide(n_b.to(acc), n), 0)
-        delta = mean_b - mean_a
-        mean_b = mean_a + delta * share
-        m2_b = m2_a + (m2_b + delta * n_a.to(acc) * share * delta)
-        n_b += n_a
-        out = (rows + p) * channels + c
-        tl.store(mean + out, mean_b, mask=going)
-        tl.store(m2 + out, m2_b, mask=going)
-        p += 1
+    rows = tl.load(created + image, mask=p < past, other=0) - tl.load(stop + image, mask=p < past, other=0)
+    return p, past - p, whole, rows
 
 
 @jit
@@ -128,45 +81,93 @@ def join_kernel(
     parent,  # [B V]
     round,  # [B V]
     count,  # [B V]
-    centroid,  # [B V,2]
     box,  # [B V,4]
     boundary,  # [B V]
+    share,  # [N] of the node that is added to, in what a merge makes
     next_node,  # [K] the node that each chain becomes
     size,  # K
     nodes,  # V
     number,  # of the round
     BLOCK: tl.constexpr,
 ):
-    """A lane per chain goes along its merges: all but the features. Reads 36 bytes of a node, writes 40."""
+    """A lane per chain goes along its merges: whole numbers. Reads 36 bytes of a node, and writes 32."""
     chain, here = lanes(size, BLOCK)
-    p, past, whole, image, rows = _load_chain(begin, end, other, created, stop, chain, here, nodes)
-    acc = centroid.dtype.element_ty
-    pair, four = tl.arange(0, 2)[None, :], tl.arange(0, 4)[None, :]
-    going = p < past
-    tl.store(next_node + chain, rows + past - 1, mask=going)
-    n_b = tl.load(count + whole, mask=going, other=0)
-    boundary_b = tl.load(boundary + whole, mask=going, other=0)
-    centroid_b = tl.load(centroid + 2 * whole[:, None] + pair, mask=going[:, None], other=0)
-    box_b = tl.load(box + 4 * whole[:, None] + four, mask=going[:, None], other=0)
-    while tl.max((p < past).to(tl.int32)) > 0:
-        going = p < past
+    p, merges, whole, rows = _load_chain(begin, end, other, created, stop, chain, here, nodes)
+    acc = share.dtype.element_ty
+    four = tl.arange(0, 4)[None, :]
+    here = merges > 0
+    first = whole // nodes * nodes
+    n_b = tl.load(count + whole, mask=here, other=0)
+    boundary_b = tl.load(boundary + whole, mask=here, other=0)
+    box_b = tl.load(box + 4 * whole[:, None] + four, mask=here[:, None], other=0)
+    tl.store(next_node + chain, rows + p + merges - 1, mask=here)
+    longest, step = tl.max(merges), 0
+    while step < longest:
+        here = step < merges
         merged = rows + p
-        a = tl.load(single + p, mask=going, other=0)
-        n_a = tl.load(count + a, mask=going, other=1)
-        tl.store(parent + a, (merged - image * nodes).to(tl.int32), mask=going)
-        tl.store(parent + whole, (merged - image * nodes).to(tl.int32), mask=going)
-        share = divide(n_b.to(acc), n_a.to(acc) + n_b.to(acc))
-        centroid_a = tl.load(centroid + 2 * a[:, None] + pair, mask=going[:, None], other=0)
-        centroid_b = centroid_a + (centroid_b - centroid_a) * share[:, None]
-        box_a = tl.load(box + 4 * a[:, None] + four, mask=going[:, None], other=0)
-        box_b = tl.where(four < 2, tl.minimum(box_a, box_b), tl.maximum(box_a, box_b))
-        boundary_a = tl.load(boundary + a, mask=going, other=0)
-        boundary_b += boundary_a - 2 * tl.load(inner + p, mask=going, other=0)
+        a = tl.load(single + p, mask=here, other=0)
+        tl.store(parent + a, merged - first, mask=here)
+        tl.store(parent + whole, merged - first, mask=here)
+        n_a = tl.load(count + a, mask=here, other=1)
+        n = n_a.to(acc) + n_b.to(acc)
+        tl.store(share + p, divide(n_b.to(acc), n), mask=here)
         n_b += n_a
-        tl.store(round + merged, tl.cast(number, tl.int32), mask=going)
-        tl.store(count + merged, n_b, mask=going)
-        tl.store(boundary + merged, boundary_b, mask=going)
-        tl.store(centroid + 2 * merged[:, None] + pair, centroid_b, mask=going[:, None])
-        tl.store(box + 4 * merged[:, None] + four, box_b, mask=going[:, None])
+        boundary_b += tl.load(boundary + a, mask=here, other=0) - 2 * tl.load(inner + p, mask=here, other=0)
+        box_a = tl.load(box + 4 * a[:, None] + four, mask=here[:, None], other=0)
+        box_b = tl.where(four < 2, tl.minimum(box_a, box_b), tl.maximum(box_a, box_b))
+        tl.store(round + merged, number, mask=here)
+        tl.store(count + merged, n_b, mask=here)
+        tl.store(boundary + merged, boundary_b, mask=here)
+        tl.store(box + 4 * merged[:, None] + four, box_b, mask=here[:, None])
         whole = merged
         p += 1
+        step += 1
+
+
+@jit
+def join_means_kernel(
+    single,  # [N]
+    begin,  # [K]
+    end,  # [K]
+    other,  # [K]
+    created,  # [B]
+    stop,  # [B]
+    share,  # [N]
+    count,  # [B V]
+    mean,  # [B V,C]
+    m2,  # [B V,C] or None
+    size,  # K C
+    nodes,  # V
+    channels,
+    BLOCK: tl.constexpr,
+):
+    """A lane per chain and channel goes along its merges. Reads 12 + 8 C bytes of a node in float32, and writes 8 C.
+
+    A node has what the lower child has, joined by the higher one (Chan, Golub and LeVeque, 1979).
+    """
+    i, here = lanes(size, BLOCK)
+    c = i % channels
+    p, merges, whole, rows = _load_chain(begin, end, other, created, stop, i // channels, here, nodes)
+    here = merges > 0
+    at = whole * channels + c
+    mean_b = tl.load(mean + at, mask=here, other=0)
+    if m2 is not None:
+        m2_b = tl.load(m2 + at, mask=here, other=0)
+    out = (rows + p) * channels + c
+    longest, step = tl.max(merges), 0
+    while step < longest:
+        here = step < merges
+        a = tl.load(single + p, mask=here, other=0)
+        at = a * channels + c
+        part = tl.load(share + p, mask=here, other=0)
+        mean_a = tl.load(mean + at, mask=here, other=0)
+        delta = mean_b - mean_a
+        mean_b = mean_a + delta * part
+        tl.store(mean + out, mean_b, mask=here)
+        if m2 is not None:
+            n_a = tl.load(count + a, mask=here, other=0).to(delta.dtype)
+            m2_b = tl.load(m2 + at, mask=here, other=0) + (m2_b + delta * n_a * part * delta)
+            tl.store(m2 + out, m2_b, mask=here)
+        out += channels
+        p += 1
+        step += 1

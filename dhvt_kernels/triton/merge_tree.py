@@ -271,7 +271,7 @@ def merge_tree_backward(
     leaf_mean, leaf_m2 = node_mean.new_empty(2, batch, nodes - inner, channels)
     given = (*members, node_count.contiguous(), node_mean.contiguous(), grad_mean.contiguous(), grad_m2.contiguous())
     totals, sizes = (total_mean, total_m2), (nodes, channels)
-    launch(_inner_backward_kernel, batch, parent, *levels, *given, *totals, *sizes, warps=16, BLOCK=2048)
+    launch(_inner_backward_kernel, batch, parent, *levels, *given, *totals, *sizes, warps=8, BLOCK=BLOCK)
     lanes = leaf_mean.numel()
     leaf = (leaf_mean, leaf_m2, lanes)
     launch(_leaf_backward_kernel, cdiv(lanes, BLOCK), parent, *given, *totals, *leaf, *sizes, BLOCK=BLOCK)

@@ -9,8 +9,8 @@ from ._merge_picks import lanes
 from ._tree import family
 
 BLOCK = 1024
-#: Numbers of a tile [nodes, channels] of the program that goes along an image's levels, with 16 warps.
-TILE, MOST_CHANNELS = 4096, 64
+#: Numbers of a tile [nodes, channels] of the program that goes along an image's levels, with 8 warps.
+TILE, MOST_CHANNELS = 2048, 64
 
 
 @jit
@@ -34,40 +34,27 @@ def _start_kernel(
 
 
 @jit
-def _merges(order, low, high, place, past, first, leaves):
-    """Inner nodes at places of the order, which of them have two children, and the rows of all three.
-
-    order, low and high are those of the image, of which `first` is the first row.
-    """
-    here = place < past
-    i = tl.load(order + place, mask=here, other=0)
-    a, b = tl.load(low + i, mask=here, other=-1), tl.load(high + i, mask=here, other=-1)
-    return i, first + leaves + i, first + a, first + b, here & (a >= 0)
-
-
-@jit
-def _starts(round, child, row, here, first, leaves):
-    """Whether a child was there before the round that merged it: such a node's weight starts with its size."""
-    before = tl.load(round + child, mask=here, other=0) < tl.load(round + row, mask=here, other=0)
-    return here & ((child < first + leaves) | before)
-
-
-@jit
-def _delta(features, a, b, c, here):
-    """The difference [nodes, channels] of the features of two nodes, without rounding in float32."""
-    of_a = tl.load(features + a + c, mask=here, other=0)
-    of_b = tl.load(features + b + c, mask=here, other=0)
-    return of_b.to(tl.float64) - of_a.to(tl.float64), of_a, of_b
-
-
-@jit
-def _weight(count, size, exponent, child, here, starts, distance, first, leaves):
-    """Size and exponent of a child's weight size * exp(exponent), which does not underflow."""
-    i = child - first - leaves
-    own = tl.maximum(tl.load(count + child, mask=starts, other=1), 1).to(tl.float64)
-    summed = here & (starts == 0)
-    n = tl.where(starts, own, tl.load(size + i, mask=summed, other=1))
-    return n, tl.where(starts, -distance, tl.load(exponent + i, mask=summed, other=0))
+def _weight_kernel(
+    count,  # [B V]
+    parent,  # [B V]
+    round,  # [B V]
+    size,  # [B V]
+    exponent,  # [B V]
+    number,  # B V
+    nodes,  # V
+    BLOCK: tl.constexpr,
+):
+    """A lane per node: the weight size * exp(exponent) of one that was there before the round that merged it is its
+    size times a similarity, whose exponent is not known yet: 1. That of an inner node without two children is 1."""
+    row, here = lanes(number, BLOCK)
+    v, leaves = row % nodes, (nodes + 1) // 2
+    p = tl.load(parent + row, mask=here, other=-1)
+    has = here & (p > v) & (p < nodes)
+    own = tl.load(round + row, mask=here, other=0)
+    starts = has & ((v < leaves) | (own < tl.load(round + row - v + p, mask=has, other=0)))
+    counted = tl.maximum(tl.load(count + row, mask=here, other=1), 1).to(tl.float64)
+    tl.store(size + row, tl.where(starts, counted, 1), mask=here)
+    tl.store(exponent + row, tl.where(starts, 1.0, 0.0).to(tl.float64), mask=here)
 
 
 @jit
@@ -77,12 +64,10 @@ def _pool_kernel(
     number,  # [B]
     low,  # [B,I]
     high,  # [B,I]
-    count,  # [B,V]
-    round,  # [B,V]
     features,  # [B,V,C]
     share,  # [B,V]
-    size,  # [B,I] scratch: the weight is size * exp(exponent)
-    exponent,  # [B,I]
+    size,  # [B,V]
+    exponent,  # [B,V]
     nodes,  # V
     channels,
     NODES: tl.constexpr,
@@ -93,50 +78,51 @@ def _pool_kernel(
     leaves = (nodes + 1) // 2
     inner, first = nodes - leaves, image * nodes
     order, low, high = order + image * inner, low + image * inner, high + image * inner
-    size, exponent = size + image * inner, exponent + image * inner
     begin += image * (inner + 1)
+    lane, channel = tl.arange(0, NODES), tl.arange(0, CHANNELS)[None, :]
     level = tl.load(number + image) - 1
     while level >= 0:
         base, past = tl.load(begin + level), tl.load(begin + level + 1)
         while base < past:
-            i, row, a, b, here = _merges(order, low, high, base + tl.arange(0, NODES), past, first, leaves)
+            here = base + lane < past
+            i = tl.load(order + base + lane, mask=here, other=0)
+            a = tl.load(low + i, mask=here, other=-1)
+            b = first + tl.load(high + i, mask=here, other=-1)
+            here = a >= 0  # two children
+            a, row = first + a, first + leaves + i
+            from_a, from_b = features + (a * channels)[:, None], features + (b * channels)[:, None]
             distance = tl.zeros([NODES], tl.float64)
-            row_a, row_b, row_p = (a * channels)[:, None], (b * channels)[:, None], (row * channels)[:, None]
             chunk = 0
             while chunk < channels:
-                c = chunk + tl.arange(0, CHANNELS)[None, :]
-                delta, _, _ = _delta(features, row_a, row_b, c, here[:, None] & (c < channels))
+                there = here[:, None] & (chunk + channel < channels)
+                of_a = tl.load(from_a + chunk + channel, mask=there, other=0).to(tl.float64)
+                delta = tl.load(from_b + chunk + channel, mask=there, other=0).to(tl.float64) - of_a
                 distance += tl.sum(delta * delta, axis=1)
                 chunk += CHANNELS
-            starts_a = _starts(round, a, row, here, first, leaves)
-            starts_b = _starts(round, b, row, here, first, leaves)
-            n_a, e_a = _weight(count, size, exponent, a, here, starts_a, distance, first, leaves)
-            n_b, e_b = _weight(count, size, exponent, b, here, starts_b, distance, first, leaves)
+            n_a, e_a = tl.load(size + a, mask=here, other=1), tl.load(exponent + a, mask=here, other=0)
+            n_b, e_b = tl.load(size + b, mask=here, other=1), tl.load(exponent + b, mask=here, other=0)
+            e_a, e_b = tl.where(e_a > 0, -distance, e_a), tl.where(e_b > 0, -distance, e_b)
             less = e_a < e_b
             scale = tl.where(e_a == e_b, 1.0, tl.exp(tl.where(less, e_a - e_b, e_b - e_a)))
             n_a, n_b = tl.where(less, n_a * scale, n_a), tl.where(less, n_b, n_b * scale)
             part = n_b / (n_a + n_b)
-            tl.store(size + i, n_a + n_b, mask=here)
-            tl.store(exponent + i, tl.where(less, e_b, e_a), mask=here)
             tl.store(share + a, (1 - part).to(share.dtype.element_ty), mask=here)
             tl.store(share + b, part.to(share.dtype.element_ty), mask=here)
+            part = part.to(share.dtype.element_ty)[:, None]
+            summed = here & (tl.load(exponent + row, mask=here, other=1) <= 0)
+            tl.store(size + row, n_a + n_b, mask=summed)
+            tl.store(exponent + row, tl.where(less, e_b, e_a), mask=summed)
+            out = features + (row * channels)[:, None]
             chunk = 0
             while chunk < channels:
-                c = chunk + tl.arange(0, CHANNELS)[None, :]
-                there = here[:, None] & (c < channels)
-                _, of_a, of_b = _delta(features, row_a, row_b, c, there)
-                pooled = of_a + (of_b - of_a) * part.to(of_a.dtype)[:, None]
-                tl.store(features + row_p + c, pooled, mask=there)
+                there = here[:, None] & (chunk + channel < channels)
+                of_a = tl.load(from_a + chunk + channel, mask=there, other=0)
+                of_b = tl.load(from_b + chunk + channel, mask=there, other=0)
+                tl.store(out + chunk + channel, of_a + (of_b - of_a) * part, mask=there)
                 chunk += CHANNELS
             base += NODES
         tl.debug_barrier()
         level -= 1
-
-
-@jit
-def _add(total, row, c, value, here):
-    before = tl.load(total + row + c, mask=here, other=0)
-    tl.store(total + row + c, before + value.to(before.dtype), mask=here)
 
 
 @jit
@@ -150,7 +136,7 @@ def _pool_backward_kernel(
     share,  # [B,V]
     round,  # [B,V]
     total,  # [B,V,C] the gradient, to which parents add
-    weight_grad,  # [B,I] 0; to the logarithm of the weight
+    weight_grad,  # [B,V] 0; to the logarithm of the weight
     nodes,  # V
     channels,
     NODES: tl.constexpr,
@@ -164,46 +150,58 @@ def _pool_backward_kernel(
     leaves = (nodes + 1) // 2
     inner, first = nodes - leaves, image * nodes
     order, low, high = order + image * inner, low + image * inner, high + image * inner
-    weight_grad += image * inner
     begin += image * (inner + 1)
+    lane, channel = tl.arange(0, NODES), tl.arange(0, CHANNELS)[None, :]
     levels, level = tl.load(number + image), 0
     while level < levels:
         base, past = tl.load(begin + level), tl.load(begin + level + 1)
         while base < past:
-            i, row, a, b, here = _merges(order, low, high, base + tl.arange(0, NODES), past, first, leaves)
-            row_a, row_b, row_p = (a * channels)[:, None], (b * channels)[:, None], (row * channels)[:, None]
-            of_weight = tl.load(weight_grad + i, mask=here, other=0)
+            here = base + lane < past
+            i = tl.load(order + base + lane, mask=here, other=0)
+            a = tl.load(low + i, mask=here, other=-1)
+            b = tl.load(high + i, mask=here, other=-1)
+            here = a >= 0  # two children
+            leaf_a, leaf_b = a < leaves, b < leaves
+            a, b, row = first + a, first + b, first + leaves + i
+            at_a, at_b, at_row = (a * channels)[:, None], (b * channels)[:, None], (row * channels)[:, None]
+            of_weight = tl.load(weight_grad + row, mask=here, other=0)
             dot = tl.zeros([NODES], tl.float64)
-            some = of_weight != 0
+            some = (of_weight != 0).to(tl.int32)
             chunk = 0
             while chunk < channels:
-                c = chunk + tl.arange(0, CHANNELS)[None, :]
-                there = here[:, None] & (c < channels)
-                of_p = tl.load(total + row_p + c, mask=there, other=0)
-                delta, _, _ = _delta(features, row_a, row_b, c, there)
-                dot += tl.sum(of_p.to(tl.float64) * delta, axis=1)
-                some = some | (tl.max((of_p != 0).to(tl.int32), axis=1) > 0)
+                there, c = here[:, None] & (chunk + channel < channels), chunk + channel
+                of_a = tl.load(features + at_a + c, mask=there, other=0).to(tl.float64)
+                delta = tl.load(features + at_b + c, mask=there, other=0).to(tl.float64) - of_a
+                of_row = tl.load(total + at_row + c, mask=there, other=0)
+                dot += tl.sum(of_row.to(tl.float64) * delta, axis=1)
+                some += tl.sum((of_row != 0).to(tl.int32), axis=1)
                 chunk += CHANNELS
-            here = here & some
+            here = here & (some > 0)
             part_a = tl.load(share + a, mask=here, other=0).to(tl.float64)
             part_b = tl.load(share + b, mask=here, other=0).to(tl.float64)
             turn = part_a * part_b * dot
             to_a, to_b = part_a * of_weight - turn, part_b * of_weight + turn
-            starts_a = _starts(round, a, row, here, first, leaves)
-            starts_b = _starts(round, b, row, here, first, leaves)
-            tl.store(weight_grad + (a - first - leaves), to_a, mask=here & (starts_a == 0))
-            tl.store(weight_grad + (b - first - leaves), to_b, mask=here & (starts_b == 0))
+            # Those whose weight is their size times a similarity: they were there before the round that merged them.
+            made = tl.load(round + row, mask=here, other=0)
+            starts_a = leaf_a | (tl.load(round + a, mask=here, other=0) < made)
+            starts_b = leaf_b | (tl.load(round + b, mask=here, other=0) < made)
+            tl.store(weight_grad + a, to_a, mask=here & (starts_a == 0))
+            tl.store(weight_grad + b, to_b, mask=here & (starts_b == 0))
             pull = tl.where(starts_a, to_a, 0) + tl.where(starts_b, to_b, 0)
-            pull = tl.where(starts_a & starts_b, of_weight, pull)
+            pull = 2 * tl.where(starts_a & starts_b, of_weight, pull)
             chunk = 0
             while chunk < channels:
-                c = chunk + tl.arange(0, CHANNELS)[None, :]
-                there = here[:, None] & (c < channels)
-                of_p = tl.load(total + row_p + c, mask=there, other=0).to(tl.float64)
-                delta, _, _ = _delta(features, row_a, row_b, c, there)
-                along = 2 * pull[:, None] * delta
-                _add(total, row_a, c, part_a[:, None] * of_p + along, there)
-                _add(total, row_b, c, part_b[:, None] * of_p - along, there)
+                there, c = here[:, None] & (chunk + channel < channels), chunk + channel
+                of_a = tl.load(features + at_a + c, mask=there, other=0).to(tl.float64)
+                delta = tl.load(features + at_b + c, mask=there, other=0).to(tl.float64) - of_a
+                of_row = tl.load(total + at_row + c, mask=there, other=0).to(tl.float64)
+                along = pull[:, None] * delta
+                sum_a = tl.load(total + at_a + c, mask=there, other=0)
+                sum_b = tl.load(total + at_b + c, mask=there, other=0)
+                sum_a += (part_a[:, None] * of_row + along).to(sum_a.dtype)
+                sum_b += (part_b[:, None] * of_row - along).to(sum_b.dtype)
+                tl.store(total + at_a + c, sum_a, mask=there)
+                tl.store(total + at_b + c, sum_b, mask=there)
                 chunk += CHANNELS
             base += NODES
         tl.debug_barrier()
@@ -213,7 +211,7 @@ def _pool_backward_kernel(
 def _tile(channels: int) -> dict[str, int]:
     """The shape of the tiles in which a program goes along a level."""
     width = min(next_power_of_2(max(channels, 1)), MOST_CHANNELS)
-    return {"NODES": TILE // width, "CHANNELS": width, "warps": 16}
+    return {"NODES": TILE // width, "CHANNELS": width, "warps": 8}
 
 
 def _started(values: Tensor, round: Tensor) -> Tensor:
@@ -231,10 +229,13 @@ def similarity_pool(features: Tensor, count: Tensor, parent: Tensor, round: Tens
     batch, nodes = parent.shape
     round = round.contiguous()
     out, share = _started(features, round), features.new_zeros(batch, nodes)
-    size = features.new_ones(batch, nodes // 2, dtype=torch.float64)  # of an inner node without two children
-    exponent = torch.zeros_like(size)
-    members, levels = family(parent.contiguous(), round)
-    given = (members.low, members.high, count.contiguous(), round, out, share, size, exponent)
+    parent, count = parent.contiguous(), count.contiguous()
+    size = share.new_empty(batch, nodes, dtype=torch.float64)
+    exponent = torch.empty_like(size)
+    weights = (size, exponent, size.numel(), nodes)
+    launch(_weight_kernel, cdiv(size.numel(), BLOCK), size, count, parent, round, *weights, BLOCK=BLOCK)
+    members, levels = family(parent, round)
+    given = (members.low, members.high, out, share, size, exponent)
     channels = features.shape[2]
     launch(_pool_kernel, batch, out, *levels, *given, nodes, channels, **_tile(channels))
     return out, share
@@ -247,7 +248,7 @@ def similarity_pool_backward(
     batch, nodes, channels = node_features.shape
     round = round.contiguous()
     total = _started(grad, round)
-    weight_grad = grad.new_zeros(batch, nodes // 2, dtype=torch.float64)
+    weight_grad = grad.new_zeros(batch, nodes, dtype=torch.float64)
     members, levels = family(parent.contiguous(), round)
     given = (members.low, members.high, node_features.contiguous(), share.contiguous(), round, total, weight_grad)
     launch(_pool_backward_kernel, batch, total, *levels, *given, nodes, channels, **_tile(channels))
