@@ -22,7 +22,9 @@ CHAIN_BLOCK = 256
 def check_sizes(batch: int, leaves: int, edges: int) -> None:
     """Vertices and edges of a batch are numbered in 31 bits."""
     if batch * max(leaves, edges) >= NO_PICK:
-        raise ValueError(f"expected fewer than 2^31 - 1 leaves and edges in a batch; found {batch * max(leaves, edges)}")
+        raise ValueError(
+            f"expected fewer than 2^31 - 1 leaves and edges in a batch; found {batch * max(leaves, edges)}"
+        )
 
 
 def _order_edges(
@@ -56,7 +58,12 @@ def _order_edges(
 def _chain_vertices(edges: Tensor, order: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
     """The chain of each vertex, and its place among all merges: chain << 32 | place in the order; see chain_kernel."""
     pick = edges.new_full((vertices,), NO_PICK, dtype=torch.int32)
-    up, first, chain, key = (torch.empty_like(pick), torch.empty_like(pick), torch.empty_like(pick), edges.new_empty(vertices))
+    up, first, chain, key = (
+        torch.empty_like(pick),
+        torch.empty_like(pick),
+        torch.empty_like(pick),
+        edges.new_empty(vertices),
+    )
     launch(pick_kernel, cdiv(len(edges), BLOCK), edges, edges, order, pick, len(edges), BLOCK=BLOCK)
     programs = cdiv(vertices, BLOCK)
     launch(link_kernel, programs, edges, edges, order, pick, up, first, vertices, BLOCK=BLOCK)
@@ -104,7 +111,19 @@ def merge(
         merges = (single, begin, end, other, created, stop)
         programs = cdiv(len(node), BLOCK)
         launch(
-            order_kernel, programs, node, edges, order, keys, owners, node, added, *merges, len(node), nodes, BLOCK=BLOCK
+            order_kernel,
+            programs,
+            node,
+            edges,
+            order,
+            keys,
+            owners,
+            node,
+            added,
+            *merges,
+            len(node),
+            nodes,
+            BLOCK=BLOCK,
         )
 
         contracted, inner = torch.empty_like(edges), torch.zeros_like(chain)

@@ -15,7 +15,7 @@ class Nodes(NamedTuple):
 
     parent: Tensor  # [B,V]
     round: Tensor  # [B,V]
-    count: Tensor  # [B,V]
+    count: Tensor  # type: ignore[assignment]  # [B,V]
     mean: Tensor  # [B,V,C]
     m2: Tensor  # [B,V,C]
     centroid: Tensor  # [B,V,2]
@@ -105,15 +105,15 @@ def join_kernel(
     while step < longest:
         here = step < merges
         merged = rows + p
-        a = tl.load(single + p, mask=here, other=0)
+        a = tl.load(single + p, mask=here)
         tl.store(parent + a, merged - first, mask=here)
         tl.store(parent + whole, merged - first, mask=here)
         n_a = tl.load(count + a, mask=here, other=1)
         n = n_a.to(acc) + n_b.to(acc)
         tl.store(share + p, divide(n_b.to(acc), n), mask=here)
         n_b += n_a
-        boundary_b += tl.load(boundary + a, mask=here, other=0) - 2 * tl.load(inner + p, mask=here, other=0)
-        box_a = tl.load(box + 4 * a[:, None] + four, mask=here[:, None], other=0)
+        boundary_b += tl.load(boundary + a, mask=here) - 2 * tl.load(inner + p, mask=here)
+        box_a = tl.load(box + 4 * a[:, None] + four, mask=here[:, None])
         box_b = tl.where(four < 2, tl.minimum(box_a, box_b), tl.maximum(box_a, box_b))
         tl.store(round + merged, number, mask=here)
         tl.store(count + merged, n_b, mask=here)
@@ -150,23 +150,23 @@ def join_means_kernel(
     p, merges, whole, rows = _load_chain(begin, end, other, created, stop, i // channels, here, nodes)
     here = merges > 0
     at = whole * channels + c
-    mean_b = tl.load(mean + at, mask=here, other=0)
+    mean_b = tl.load(mean + at, mask=here)
     if m2 is not None:
-        m2_b = tl.load(m2 + at, mask=here, other=0)
+        m2_b = tl.load(m2 + at, mask=here)
     out = (rows + p) * channels + c
     longest, step = tl.max(merges), 0
     while step < longest:
         here = step < merges
-        a = tl.load(single + p, mask=here, other=0)
+        a = tl.load(single + p, mask=here)
         at = a * channels + c
-        part = tl.load(share + p, mask=here, other=0)
-        mean_a = tl.load(mean + at, mask=here, other=0)
+        part = tl.load(share + p, mask=here)
+        mean_a = tl.load(mean + at, mask=here)
         delta = mean_b - mean_a
         mean_b = mean_a + delta * part
         tl.store(mean + out, mean_b, mask=here)
         if m2 is not None:
-            n_a = tl.load(count + a, mask=here, other=0).to(delta.dtype)
-            m2_b = tl.load(m2 + at, mask=here, other=0) + (m2_b + delta * n_a * part * delta)
+            n_a = tl.load(count + a, mask=here).to(delta.dtype)
+            m2_b = tl.load(m2 + at, mask=here) + (m2_b + delta * n_a * part * delta)
             tl.store(m2 + out, m2_b, mask=here)
         out += channels
         p += 1

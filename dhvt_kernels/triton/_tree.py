@@ -138,13 +138,15 @@ def family(parent: Tensor, round: Tensor | None = None) -> tuple[Family, Levels]
     batch, nodes = parent.shape
     inner = nodes // 2
     children = parent.new_zeros(batch, inner)
-    found = Family(torch.empty_like(parent), parent.new_full((batch, inner), nodes), parent.new_full((batch, inner), -1))
+    found = Family(
+        torch.empty_like(parent), parent.new_full((batch, inner), nodes), parent.new_full((batch, inner), -1)
+    )
     way, distance = parent.new_empty(batch, inner, dtype=torch.int64), torch.empty_like(children)
     size, programs = parent.numel(), cdiv(parent.numel(), BLOCK)
+    launch(_child_kernel, programs, parent, parent, round, children, found.low, found.high, size, nodes, BLOCK=BLOCK)
     launch(
-        _child_kernel, programs, parent, parent, round, children, found.low, found.high, size, nodes, BLOCK=BLOCK
+        _giver_kernel, programs, parent, parent, round, children, found.low, found.giver, way, size, nodes, BLOCK=BLOCK
     )
-    launch(_giver_kernel, programs, parent, parent, round, children, found.low, found.giver, way, size, nodes, BLOCK=BLOCK)
     size, programs = way.numel(), cdiv(way.numel(), BLOCK)
     launch(_distance_kernel, programs, parent, way, distance, size, inner, BLOCK=BLOCK)
     distance, order = torch.sort(distance, dim=1)

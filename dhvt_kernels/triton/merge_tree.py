@@ -250,9 +250,7 @@ def _leaf_backward_kernel(
     c, image, v = j % channels, j // channels // leaves, j // channels % leaves
     row = image * nodes + v
     used = tl.load(count + row, mask=here, other=0) > 0
-    to_mean, to_m2 = _passed_on(
-        giver, low, high, count, mean, total_mean, total_m2, image, v, c, nodes, channels, used
-    )
+    to_mean, to_m2 = _passed_on(giver, low, high, count, mean, total_mean, total_m2, image, v, c, nodes, channels, used)
     own = row * channels + c
     to_mean += tl.load(grad_mean + own, mask=used, other=0)
     to_m2 += tl.load(grad_m2 + own, mask=used, other=0)

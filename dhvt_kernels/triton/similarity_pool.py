@@ -77,48 +77,56 @@ def _pool_kernel(
     image = tl.program_id(0).to(tl.int64)
     leaves = (nodes + 1) // 2
     inner, first = nodes - leaves, image * nodes
-    order, low, high = order + image * inner, low + image * inner, high + image * inner
     begin += image * (inner + 1)
+    order, low, high = order + image * inner, low + image * inner, high + image * inner
+    features, share, size, exponent = features + first * channels, share + first, size + first, exponent + first
     lane, channel = tl.arange(0, NODES), tl.arange(0, CHANNELS)[None, :]
+    acc = features.dtype.element_ty
     level = tl.load(number + image) - 1
     while level >= 0:
         base, past = tl.load(begin + level), tl.load(begin + level + 1)
         while base < past:
-            here = base + lane < past
-            i = tl.load(order + base + lane, mask=here, other=0)
-            a = tl.load(low + i, mask=here, other=-1)
-            b = first + tl.load(high + i, mask=here, other=-1)
+            place = base + lane
+            i = tl.load(order + place, mask=place < past)
+            a = tl.load(low + i, mask=place < past, other=-1)
             here = a >= 0  # two children
-            a, row = first + a, first + leaves + i
-            from_a, from_b = features + (a * channels)[:, None], features + (b * channels)[:, None]
+            b = tl.load(high + i, mask=here)
+            from_a, from_b = (
+                features + a.to(tl.int64)[:, None] * channels,
+                features + b.to(tl.int64)[:, None] * channels,
+            )
             distance = tl.zeros([NODES], tl.float64)
             chunk = 0
             while chunk < channels:
-                there = here[:, None] & (chunk + channel < channels)
-                of_a = tl.load(from_a + chunk + channel, mask=there, other=0).to(tl.float64)
-                delta = tl.load(from_b + chunk + channel, mask=there, other=0).to(tl.float64) - of_a
+                c = chunk + channel
+                there = here[:, None] & (c < channels)
+                of_a = tl.load(from_a + c, mask=there, other=0).to(tl.float64)
+                delta = tl.load(from_b + c, mask=there, other=0).to(tl.float64) - of_a
                 distance += tl.sum(delta * delta, axis=1)
                 chunk += CHANNELS
-            n_a, e_a = tl.load(size + a, mask=here, other=1), tl.load(exponent + a, mask=here, other=0)
-            n_b, e_b = tl.load(size + b, mask=here, other=1), tl.load(exponent + b, mask=here, other=0)
+            n_a, e_a = tl.load(size + a, mask=here), tl.load(exponent + a, mask=here)
+            n_b, e_b = tl.load(size + b, mask=here), tl.load(exponent + b, mask=here)
             e_a, e_b = tl.where(e_a > 0, -distance, e_a), tl.where(e_b > 0, -distance, e_b)
             less = e_a < e_b
             scale = tl.where(e_a == e_b, 1.0, tl.exp(tl.where(less, e_a - e_b, e_b - e_a)))
             n_a, n_b = tl.where(less, n_a * scale, n_a), tl.where(less, n_b, n_b * scale)
-            part = n_b / (n_a + n_b)
-            tl.store(share + a, (1 - part).to(share.dtype.element_ty), mask=here)
-            tl.store(share + b, part.to(share.dtype.element_ty), mask=here)
-            part = part.to(share.dtype.element_ty)[:, None]
+            n = n_a + n_b
+            part = n_b / n
+            tl.store(share + a, (1 - part).to(acc), mask=here)
+            tl.store(share + b, part.to(acc), mask=here)
+            row = i + leaves
             summed = here & (tl.load(exponent + row, mask=here, other=1) <= 0)
-            tl.store(size + row, n_a + n_b, mask=summed)
+            tl.store(size + row, n, mask=summed)
             tl.store(exponent + row, tl.where(less, e_b, e_a), mask=summed)
-            out = features + (row * channels)[:, None]
+            part = part.to(acc)[:, None]
+            out = features + row[:, None] * channels
             chunk = 0
             while chunk < channels:
-                there = here[:, None] & (chunk + channel < channels)
-                of_a = tl.load(from_a + chunk + channel, mask=there, other=0)
-                of_b = tl.load(from_b + chunk + channel, mask=there, other=0)
-                tl.store(out + chunk + channel, of_a + (of_b - of_a) * part, mask=there)
+                c = chunk + channel
+                there = here[:, None] & (c < channels)
+                of_a = tl.load(from_a + c, mask=there, other=0)
+                of_b = tl.load(from_b + c, mask=there, other=0)
+                tl.store(out + c, of_a + (of_b - of_a) * part, mask=there)
                 chunk += CHANNELS
             base += NODES
         tl.debug_barrier()
@@ -149,27 +157,33 @@ def _pool_backward_kernel(
     image = tl.program_id(0).to(tl.int64)
     leaves = (nodes + 1) // 2
     inner, first = nodes - leaves, image * nodes
-    order, low, high = order + image * inner, low + image * inner, high + image * inner
     begin += image * (inner + 1)
+    order, low, high = order + image * inner, low + image * inner, high + image * inner
+    features, total = features + first * channels, total + first * channels
+    share, round, weight_grad = share + first, round + first, weight_grad + first
     lane, channel = tl.arange(0, NODES), tl.arange(0, CHANNELS)[None, :]
+    acc = total.dtype.element_ty
     levels, level = tl.load(number + image), 0
     while level < levels:
         base, past = tl.load(begin + level), tl.load(begin + level + 1)
         while base < past:
-            here = base + lane < past
-            i = tl.load(order + base + lane, mask=here, other=0)
-            a = tl.load(low + i, mask=here, other=-1)
-            b = tl.load(high + i, mask=here, other=-1)
+            place = base + lane
+            i = tl.load(order + place, mask=place < past)
+            a = tl.load(low + i, mask=place < past, other=-1)
             here = a >= 0  # two children
-            leaf_a, leaf_b = a < leaves, b < leaves
-            a, b, row = first + a, first + b, first + leaves + i
-            at_a, at_b, at_row = (a * channels)[:, None], (b * channels)[:, None], (row * channels)[:, None]
+            b, row = tl.load(high + i, mask=here), i + leaves
+            at_a, at_b, at_row = (
+                a.to(tl.int64)[:, None] * channels,
+                b.to(tl.int64)[:, None] * channels,
+                row[:, None] * channels,
+            )
             of_weight = tl.load(weight_grad + row, mask=here, other=0)
             dot = tl.zeros([NODES], tl.float64)
             some = (of_weight != 0).to(tl.int32)
             chunk = 0
             while chunk < channels:
-                there, c = here[:, None] & (chunk + channel < channels), chunk + channel
+                c = chunk + channel
+                there = here[:, None] & (c < channels)
                 of_a = tl.load(features + at_a + c, mask=there, other=0).to(tl.float64)
                 delta = tl.load(features + at_b + c, mask=there, other=0).to(tl.float64) - of_a
                 of_row = tl.load(total + at_row + c, mask=there, other=0)
@@ -177,31 +191,30 @@ def _pool_backward_kernel(
                 some += tl.sum((of_row != 0).to(tl.int32), axis=1)
                 chunk += CHANNELS
             here = here & (some > 0)
-            part_a = tl.load(share + a, mask=here, other=0).to(tl.float64)
-            part_b = tl.load(share + b, mask=here, other=0).to(tl.float64)
+            part_a = tl.load(share + a, mask=here).to(tl.float64)
+            part_b = tl.load(share + b, mask=here).to(tl.float64)
             turn = part_a * part_b * dot
             to_a, to_b = part_a * of_weight - turn, part_b * of_weight + turn
             # Those whose weight is their size times a similarity: they were there before the round that merged them.
-            made = tl.load(round + row, mask=here, other=0)
-            starts_a = leaf_a | (tl.load(round + a, mask=here, other=0) < made)
-            starts_b = leaf_b | (tl.load(round + b, mask=here, other=0) < made)
+            made = tl.load(round + row, mask=here)
+            starts_a = (a < leaves) | (tl.load(round + a, mask=here) < made)
+            starts_b = (b < leaves) | (tl.load(round + b, mask=here) < made)
             tl.store(weight_grad + a, to_a, mask=here & (starts_a == 0))
             tl.store(weight_grad + b, to_b, mask=here & (starts_b == 0))
             pull = tl.where(starts_a, to_a, 0) + tl.where(starts_b, to_b, 0)
-            pull = 2 * tl.where(starts_a & starts_b, of_weight, pull)
+            pull = (2 * tl.where(starts_a & starts_b, of_weight, pull))[:, None]
+            part_a, part_b = part_a[:, None], part_b[:, None]
             chunk = 0
             while chunk < channels:
-                there, c = here[:, None] & (chunk + channel < channels), chunk + channel
+                c = chunk + channel
+                there = here[:, None] & (c < channels)
                 of_a = tl.load(features + at_a + c, mask=there, other=0).to(tl.float64)
-                delta = tl.load(features + at_b + c, mask=there, other=0).to(tl.float64) - of_a
+                along = pull * (tl.load(features + at_b + c, mask=there, other=0).to(tl.float64) - of_a)
                 of_row = tl.load(total + at_row + c, mask=there, other=0).to(tl.float64)
-                along = pull[:, None] * delta
-                sum_a = tl.load(total + at_a + c, mask=there, other=0)
-                sum_b = tl.load(total + at_b + c, mask=there, other=0)
-                sum_a += (part_a[:, None] * of_row + along).to(sum_a.dtype)
-                sum_b += (part_b[:, None] * of_row - along).to(sum_b.dtype)
-                tl.store(total + at_a + c, sum_a, mask=there)
-                tl.store(total + at_b + c, sum_b, mask=there)
+                sum_a, sum_b = total + at_a + c, total + at_b + c
+                more_a, more_b = (part_a * of_row + along).to(acc), (part_b * of_row - along).to(acc)
+                tl.store(sum_a, tl.load(sum_a, mask=there, other=0) + more_a, mask=there)
+                tl.store(sum_b, tl.load(sum_b, mask=there, other=0) + more_b, mask=there)
                 chunk += CHANNELS
             base += NODES
         tl.debug_barrier()
