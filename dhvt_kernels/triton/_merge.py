@@ -8,13 +8,13 @@ need find no edges. A round is twelve launches of our own, three sorts and two s
 import torch
 from torch import Tensor
 
+from ._lanes import BLOCK
 from ._language import cdiv
 from ._launch import launch
 from ._merge_edges import contract_kernel, unique_edges
 from ._merge_nodes import Nodes, join_kernel, join_means_kernel
 from ._merge_picks import NO_PICK, chain_kernel, distance_kernel, link_kernel, order_kernel, pick_kernel
 
-BLOCK = 1024
 #: Lanes that go along chains: few, since a program takes as long as its longest chain.
 CHAIN_BLOCK = 256
 

@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
+from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
-from ._merge_picks import _NO_EDGE, NO_EDGE, lanes, load_edge
-
-BLOCK = 1024
+from ._merge_picks import _NO_EDGE, NO_EDGE, load_edge
 
 
 @jit

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._lanes import lanes
 from ._language import jit, tl
 from ._math import divide
-from ._merge_picks import lanes
 
 
 class Nodes(NamedTuple):

@@ -6,6 +6,7 @@ that comes first. What picks connect is a chain of merges: it begins with the on
 each further pick adds a single vertex (csrc/cuda/merge_round.cuh says why).
 """
 
+from ._lanes import lanes
 from ._language import jit, tl
 from ._math import divide
 
@@ -14,13 +15,6 @@ NO_EDGE, NO_PICK = 2**63 - 1, 2**31 - 1
 _NO_EDGE, _NO_PICK = tl.constexpr(NO_EDGE), tl.constexpr(NO_PICK)
 #: Below so many pixels the size of regions hardly counts in a contrast, nor below such a length their boundary.
 CONTRAST_COUNT, CONTRAST_LENGTH = tl.constexpr(200), tl.constexpr(80)
-
-
-@jit
-def lanes(size, BLOCK: tl.constexpr):
-    """The numbers of this program's lanes, and which of them are below the size."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    return index, index < size
 
 
 @jit

@@ -9,11 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
-from ._merge_picks import lanes
-
-BLOCK = 1024
 
 
 class Family(NamedTuple):

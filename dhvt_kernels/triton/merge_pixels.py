@@ -4,14 +4,13 @@ import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._merge import check_sizes, merge
 from ._merge_edges import pack_edge
 from ._merge_nodes import empty_nodes, store_leaf
-from ._merge_picks import _NO_EDGE, lanes
-
-BLOCK = 1024
+from ._merge_picks import _NO_EDGE
 
 
 @jit

@@ -3,16 +3,18 @@
 import torch
 from torch import Tensor
 
+from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._math import divide, wide
 from ._merge import check_sizes, merge
 from ._merge_edges import pack_edge, unique_edges
 from ._merge_nodes import empty_nodes, store_leaf
-from ._merge_picks import _NO_EDGE, lanes
+from ._merge_picks import _NO_EDGE
 from ._tree import family
 
-BLOCK = 1024
+#: Lanes of the program that goes down an image's levels.
+LEVEL_BLOCK = 1024
 
 
 @jit
@@ -269,7 +271,7 @@ def merge_tree_backward(
     leaf_mean, leaf_m2 = node_mean.new_empty(2, batch, nodes - inner, channels)
     given = (*members, node_count.contiguous(), node_mean.contiguous(), grad_mean.contiguous(), grad_m2.contiguous())
     totals, sizes = (total_mean, total_m2), (nodes, channels)
-    launch(_inner_backward_kernel, batch, parent, *levels, *given, *totals, *sizes, warps=8, BLOCK=BLOCK)
+    launch(_inner_backward_kernel, batch, parent, *levels, *given, *totals, *sizes, warps=8, BLOCK=LEVEL_BLOCK)
     lanes = leaf_mean.numel()
     leaf = (leaf_mean, leaf_m2, lanes)
     launch(_leaf_backward_kernel, cdiv(lanes, BLOCK), parent, *given, *totals, *leaf, *sizes, BLOCK=BLOCK)

@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
+from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, next_power_of_2, tl
 from ._launch import launch
-from ._merge_picks import lanes
 from ._tree import family
 
-BLOCK = 1024
 #: Numbers of a tile [nodes, channels] of the program that goes along an image's levels, with 8 warps.
 TILE, MOST_CHANNELS = 2048, 64
 
