@@ -2,7 +2,7 @@
 
 The host knows how many vertices a round has at most, since each merges with another one: half as many as the round
 before. So the lanes of all rounds together are about twice those of the first one, and rounds that an image does not
-need find no edges. A round is twelve launches of our own, three sorts and two scans.
+need find no edges. A round is eleven launches of our own, three sorts and two scans.
 """
 
 import torch
@@ -58,12 +58,8 @@ def _order_edges(
 def _chain_vertices(edges: Tensor, order: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
     """The chain of each vertex, and its place among all merges: chain << 32 | place in the order; see chain_kernel."""
     pick = edges.new_full((vertices,), NO_PICK, dtype=torch.int32)
-    up, first, chain, key = (
-        torch.empty_like(pick),
-        torch.empty_like(pick),
-        torch.empty_like(pick),
-        edges.new_empty(vertices),
-    )
+    up, first, chain = (torch.empty_like(pick) for _ in range(3))
+    key = edges.new_empty(vertices)
     launch(pick_kernel, cdiv(len(edges), BLOCK), edges, edges, order, pick, len(edges), BLOCK=BLOCK)
     programs = cdiv(vertices, BLOCK)
     launch(link_kernel, programs, edges, edges, order, pick, up, first, vertices, BLOCK=BLOCK)
@@ -107,7 +103,7 @@ def merge(
         most_edges = min(most_edges, vertices * (vertices - 1) // 2, 3 * vertices if planar else most_edges)
         added, single = torch.empty_like(chain), torch.empty_like(node)
         begin, end = chain.new_zeros(chains), chain.new_zeros(chains)
-        other, next_node, stop = node.new_empty(chains), node.new_zeros(chains), torch.empty_like(created)
+        other, next_node, stop = node.new_empty(chains), node.new_empty(chains), torch.empty_like(created)
         merges = (single, begin, end, other, created, stop)
         programs = cdiv(len(node), BLOCK)
         launch(
