@@ -63,6 +63,7 @@ def distance_kernel(
     n_u = tl.load(count + u, mask=edge, other=1).to(acc)
     n_v = tl.load(count + v, mask=edge, other=1).to(acc)
     length = tl.load(lengths + e, mask=edge, other=1).to(acc)
+    floor = tl.load(noise)
     distance = tl.zeros([BLOCK], acc)
     c = 0
     while c < channels:
@@ -71,7 +72,7 @@ def distance_kernel(
         square = delta * delta
         if KIND == "contrast":
             within = tl.load(m2 + i, mask=edge, other=0) + tl.load(m2 + j, mask=edge, other=0)
-            square = divide(square, divide(within, n_u + n_v) + tl.load(noise))
+            square = divide(square, divide(within, n_u + n_v) + floor)
         distance += square
         c += 1
     if KIND == "contrast":
