@@ -14,6 +14,9 @@ from .gaussian_blur import gaussian_blur_backward as gaussian_blur_backward
 from .information_criterion import information_criterion as information_criterion
 from .information_criterion import information_criterion_backward as information_criterion_backward
 from .mean_inject import mean_inject as mean_inject
+from .merge_pixels import merge_pixels as merge_pixels
+from .merge_tree import merge_tree as merge_tree
+from .merge_tree import merge_tree_backward as merge_tree_backward
 from .pack import pack as pack
 from .pack import pad as pad
 from .pack import unpack as unpack
@@ -27,6 +30,8 @@ from .segment_pool import segment_dot as segment_dot
 from .segment_pool import segment_gather as segment_gather
 from .segment_pool import segment_max as segment_max
 from .segment_pool import segment_sum as segment_sum
+from .similarity_pool import similarity_pool as similarity_pool
+from .similarity_pool import similarity_pool_backward as similarity_pool_backward
 from .soft_assign import soft_assign as soft_assign
 from .soft_assign import soft_assign_backward as soft_assign_backward
 from .soft_cluster import soft_cluster as soft_cluster
