@@ -10,6 +10,8 @@ from .. import _native
 from ._language import interpreted, missing
 from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
+from .tree_cut import tree_cut as tree_cut
+from .tree_cut import tree_cut_backward as tree_cut_backward
 
 #: The oldest GPU that Triton supports.
 _OLDEST_GPU = (8, 0)

@@ -1,0 +1,174 @@
+"""Forests with their nodes in an order of levels: what the operators on trees start from."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._language import cdiv, jit, tl
+from ._launch import launch
+from ._math import wide
+
+#: Lanes of a program.
+BLOCK = 1024
+_UNUSED = tl.constexpr(2**63 - 1)
+
+
+class Levels(NamedTuple):
+    """The used nodes of every image's forest by their positions: the roots, their children, the children of those, ...
+
+    Of one node the children are neighbours, in ascending order.
+    """
+
+    #: int32 [B,4,V] of each position: the node; the positions of its parent (-1 for a root), of its first child, and
+    #: the one after its last child's.
+    links: Tensor
+    #: int32 [B,L+2] (at most L levels): their number; then where each begins, and where the last one ends.
+    starts: Tensor
+
+
+@jit
+def _parents_kernel(
+    parent,  # [B,V]
+    round_,  # [B,V]
+    ways,  # [2,B,V] out: where the way up from a node has come to, -1 above the root, and its length
+    used,  # [B,V] out
+    leaves,
+    nodes,
+    total,  # B V
+    BLOCK: tl.constexpr,
+):
+    """A lane per node. A parent that is not an internal used node above the child is none."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = index < total
+    v = index % nodes
+    first = index - v
+    p = tl.load(parent + index, mask=here, other=-1)
+    own = tl.load(round_ + index, mask=here, other=-1) >= 0
+    inside = own & (p > v) & (p >= leaves) & (p < nodes)
+    above = tl.load(round_ + first + p, mask=inside, other=-1) >= 0
+    tl.store(ways + index, tl.where(above, p, -1), mask=here)
+    tl.store(ways + total + index, above.to(tl.int32), mask=here)
+    tl.store(used + index, (own & (v < leaves)).to(tl.int32), mask=here)
+
+
+@jit
+def _climb_kernel(
+    ways,  # [2,B,V]
+    further,  # [2,B,V] out
+    used,  # [B,V] in and out
+    nodes,
+    total,  # B V
+    BLOCK: tl.constexpr,
+):
+    """A lane per node: the way up doubles, and what is at its end is used if the node is. Some 24 bytes per node."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = index < total
+    up = tl.load(ways + index, mask=here, other=-1)
+    goes_on = up >= 0
+    above = index - index % nodes + up
+    is_used = tl.load(used + index, mask=goes_on, other=0)
+    tl.store(used + above, is_used, mask=goes_on & (is_used != 0))
+    tl.store(further + index, tl.load(ways + above, mask=goes_on, other=-1), mask=here)
+    length = tl.load(ways + total + index, mask=here, other=0)
+    more = tl.load(ways + total + above, mask=goes_on, other=0)
+    tl.store(further + total + index, length + more, mask=here)
+
+
+@jit
+def _keys_kernel(
+    parent,  # [B,V], -1 for none
+    depth,  # [B,V]
+    used,  # [B,V]
+    keys,  # [B,V] out
+    nodes,
+    total,  # B V
+    BLOCK: tl.constexpr,
+):
+    """A lane per node: by depth, then by parent; unused nodes last."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = index < total
+    p = tl.load(parent + index, mask=here, other=-1)
+    key = tl.load(depth + index, mask=here, other=0) * (wide(nodes) + 1) + p + 1
+    is_used = tl.load(used + index, mask=here, other=0) != 0
+    tl.store(keys + index, tl.where(is_used, key, _UNUSED), mask=here)
+
+
+@jit
+def _place_kernel(
+    keys,  # [B,V] sorted
+    order,  # [B,V] node of each
+    position,  # [B,V] out: of each node
+    starts,  # [B,size] out
+    nodes,
+    size,
+    total,  # B V
+    BLOCK: tl.constexpr,
+):
+    """A lane per position: where the nodes are, and where levels begin."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = index < total
+    i = index % nodes
+    image = index // nodes
+    key = tl.load(keys + index, mask=here, other=_UNUSED)
+    is_used = key != _UNUSED
+    tl.store(position + index - i + tl.load(order + index, mask=here, other=0), i.to(tl.int32), mask=here)
+    next_key = tl.load(keys + index + 1, mask=is_used & (i + 1 < nodes), other=_UNUSED)
+    depth = key // (wide(nodes) + 1)
+    is_last = is_used & (next_key == _UNUSED)
+    ends = is_used & (next_key // (wide(nodes) + 1) != depth)
+    tl.store(starts + image * size + 2 + depth, (i + 1).to(tl.int32), mask=ends)
+    tl.store(starts + image * size, (depth + 1).to(tl.int32), mask=is_last)
+
+
+@jit
+def _link_kernel(
+    keys,  # [B,V] sorted
+    order,  # [B,V]
+    position,  # [B,V]
+    links,  # [B,4,V] out
+    nodes,
+    total,  # B V
+    BLOCK: tl.constexpr,
+):
+    """A lane per position: its node and parent, and where the parent's children begin and end."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = index < total
+    i = index % nodes
+    key = tl.load(keys + index, mask=here, other=_UNUSED)
+    is_used = key != _UNUSED
+    p = key % (wide(nodes) + 1) - 1
+    child = is_used & (p >= 0)
+    up = tl.load(position + index - i + p, mask=child, other=-1)
+    out = links + index // nodes * 4 * nodes
+    tl.store(out + i, tl.load(order + index, mask=here, other=0).to(tl.int32), mask=here)
+    tl.store(out + nodes + i, up, mask=here)
+    before = tl.load(keys + index - 1, mask=child & (i > 0), other=-1)
+    after = tl.load(keys + index + 1, mask=child & (i + 1 < nodes), other=-1)
+    tl.store(out + 2 * wide(nodes) + up, i.to(tl.int32), mask=child & (before != key))
+    tl.store(out + 3 * wide(nodes) + up, (i + 1).to(tl.int32), mask=child & (after != key))
+
+
+def find_levels(parent: Tensor, round: Tensor) -> Levels:
+    """Levels of any numbers: parents that are none are left out, and so are inner nodes without a used leaf below."""
+    batch, nodes = parent.shape
+    leaves = (nodes + 1) // 2
+    total = batch * nodes
+    grid = cdiv(total, BLOCK), parent
+    ways, *spare = parent.new_empty(3, 2, batch, nodes)
+    parents, used = ways[0], parent.new_empty(batch, nodes)
+    launch(
+        _parents_kernel, *grid, parent.contiguous(), round.contiguous(), ways, used, leaves, nodes, total, BLOCK=BLOCK
+    )
+    for step in range((nodes - leaves).bit_length()):  # until every way is at its end
+        launch(_climb_kernel, *grid, ways, spare[step % 2], used, nodes, total, BLOCK=BLOCK)
+        ways = spare[step % 2]
+    keys = parent.new_empty(batch, nodes, dtype=torch.int64)
+    launch(_keys_kernel, *grid, parents, ways[1], used, keys, nodes, total, BLOCK=BLOCK)
+    keys, order = torch.sort(keys, dim=1, stable=True)
+    position = parent.new_empty(batch, nodes)
+    links = parent.new_zeros(batch, 4, nodes)
+    starts = parent.new_zeros(batch, nodes - leaves + 3)
+    launch(_place_kernel, *grid, keys, order, position, starts, nodes, starts.shape[1], total, BLOCK=BLOCK)
+    launch(_link_kernel, *grid, keys, order, position, links, nodes, total, BLOCK=BLOCK)
+    return Levels(links, starts)
