@@ -8,6 +8,8 @@ import torch
 
 from .. import _native
 from ._language import interpreted, missing
+from .scale_cut import scale_cut as scale_cut
+from .scale_set import scale_set as scale_set
 from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
 from .tree_cut import tree_cut as tree_cut

@@ -1,19 +1,24 @@
 """Costs of the best cuts below every node of a forest, at several strengths at once: a lane each."""
 
-from ._forest import children_at, column, sum_children
+from ._forest import children_at, column, node_at, sum_children
 from ._language import jit, tl
 from ._math import wide
 
 
 @jit
 def cost_at(
-    terms,  # [2,V]
-    nodes,
+    links,  # [4,W]
+    terms,  # [2,W]
+    strengths,  # [G,LANES]
+    nodes,  # of an image
+    width,
     i,
     here,
-    strength,
+    LANES: tl.constexpr,
 ):
-    return tl.load(terms + i, mask=here, other=0) + strength * tl.load(terms + nodes + i, mask=here, other=0)
+    image = wide(node_at(links, i, here)) // nodes
+    strength = tl.load(strengths + image * LANES + tl.arange(0, LANES)[None, :]).to(tl.float64)
+    return tl.load(terms + i, mask=here, other=0) + strength * tl.load(terms + width + i, mask=here, other=0)
 
 
 @jit
@@ -22,10 +27,11 @@ def optimal_costs(
     begins,
     levels,
     terms,
-    best,  # [V,LANES] out: min(cost, sum of the children's best)
-    segments,  # [V,LANES] out: of that cut
-    nodes,
-    strength,  # [1,LANES]
+    best,  # [W,LANES] out: min(cost, sum of the children's best)
+    segments,  # [W,LANES] out: of that cut
+    strengths,  # [G,LANES]
+    nodes,  # of an image
+    width,
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
 ):
@@ -37,18 +43,18 @@ def optimal_costs(
         begin = tl.load(begins + level)
         while begin < end:
             i, here = column(begin, end, BLOCK)
-            first, last = children_at(links, nodes, i, here)
-            cost = cost_at(terms, nodes, i, here, strength)
+            first, last = children_at(links, width, i, here)
+            cost = cost_at(links, terms, strengths, nodes, width, i, here, LANES)
             below = tl.zeros([BLOCK, LANES], tl.float64)
             count = tl.zeros([BLOCK, LANES], tl.int32)
             child = first
             while tl.max(last - child) > 0:
-                at = wide(child) * LANES + lane
+                at = child * LANES + lane
                 below += tl.load(best + at, mask=child < last, other=0)
                 count += tl.load(segments + at, mask=child < last, other=0)
                 child += 1
             splits = (first < last) & (below < cost)
-            at = wide(i) * LANES + lane
+            at = i * LANES + lane
             tl.store(best + at, tl.where(splits, below, cost), mask=here)
             tl.store(segments + at, tl.where(splits, count, 1), mask=here)
             begin += BLOCK
@@ -61,10 +67,11 @@ def _look_ahead(
     links,
     used,
     terms,
-    best,  # [V,LANES]
-    further,  # [V,LANES] out: within one generation more
-    nodes,
-    strength,  # [1,LANES]
+    best,  # [W,LANES]
+    further,  # [W,LANES] out: within one generation more
+    strengths,  # [G,LANES]
+    nodes,  # of an image
+    width,
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
 ):
@@ -72,10 +79,10 @@ def _look_ahead(
     begin = 0
     while begin < used:
         i, here = column(begin, used, BLOCK)
-        first, last = children_at(links, nodes, i, here)
-        cost = cost_at(terms, nodes, i, here, strength)
+        first, last = children_at(links, width, i, here)
+        cost = cost_at(links, terms, strengths, nodes, width, i, here, LANES)
         below = sum_children(best, first, last, LANES)
-        tl.store(further + wide(i) * LANES + lane, tl.where((first < last) & (below < cost), below, cost), mask=here)
+        tl.store(further + i * LANES + lane, tl.where((first < last) & (below < cost), below, cost), mask=here)
         begin += BLOCK
     tl.debug_barrier()
 
@@ -86,9 +93,10 @@ def greedy_costs(
     used,
     levels,
     terms,
-    best,  # [2,V,LANES] out
-    nodes,
-    strength,  # [1,LANES]
+    best,  # [2,W,LANES] out
+    strengths,  # [G,LANES]
+    nodes,  # of an image
+    width,
     lookahead,
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
@@ -101,16 +109,18 @@ def greedy_costs(
     begin = 0
     while begin < used:
         i, here = column(begin, used, BLOCK)
-        cost = cost_at(terms, nodes, i, here, strength)
-        tl.store(best + wide(i) * LANES + lane, cost, mask=here)
+        cost = cost_at(links, terms, strengths, nodes, width, i, here, LANES)
+        tl.store(best + i * LANES + lane, cost, mask=here)
         begin += BLOCK
     tl.debug_barrier()
-    half = wide(nodes) * LANES
+    half = wide(width) * LANES
     generations = tl.minimum(lookahead, tl.maximum(levels, 1)) - 1  # there are no more
     generation = 0
     while generation < generations:
         parity = generation % 2
-        _look_ahead(links, used, terms, best + parity * half, best + (1 - parity) * half, nodes, strength, BLOCK, LANES)
+        _look_ahead(
+            links, used, terms, best + parity * half, best + (1 - parity) * half, strengths, nodes, width, BLOCK, LANES
+        )
         generation += 1
     return best + generations % 2 * half
 
@@ -121,10 +131,11 @@ def greedy_segments(
     begins,
     levels,
     terms,
-    best,  # [V,LANES] of greedy_costs
-    segments,  # [V,LANES] out: of the greedy cut of what is below each node
-    nodes,
-    strength,  # [1,LANES]
+    best,  # [W,LANES] of greedy_costs
+    segments,  # [W,LANES] out: of the greedy cut of what is below each node
+    strengths,  # [G,LANES]
+    nodes,  # of an image
+    width,
     min_gain,
     BLOCK: tl.constexpr,
     LANES: tl.constexpr,
@@ -136,15 +147,17 @@ def greedy_segments(
         begin = tl.load(begins + level)
         while begin < end:
             i, here = column(begin, end, BLOCK)
-            first, last = children_at(links, nodes, i, here)
-            gain = cost_at(terms, nodes, i, here, strength) - sum_children(best, first, last, LANES)
+            first, last = children_at(links, width, i, here)
+            gain = cost_at(links, terms, strengths, nodes, width, i, here, LANES) - sum_children(
+                best, first, last, LANES
+            )
             count = tl.zeros([BLOCK, LANES], tl.int32)
             child = first
             while tl.max(last - child) > 0:
-                count += tl.load(segments + wide(child) * LANES + lane, mask=child < last, other=0)
+                count += tl.load(segments + child * LANES + lane, mask=child < last, other=0)
                 child += 1
             splits = (first < last) & (gain > min_gain)
-            tl.store(segments + wide(i) * LANES + lane, tl.where(splits, count, 1), mask=here)
+            tl.store(segments + i * LANES + lane, tl.where(splits, count, 1), mask=here)
             begin += BLOCK
         tl.debug_barrier()
         level -= 1

@@ -15,16 +15,19 @@ _UNUSED = tl.constexpr(2**63 - 1)
 
 
 class Levels(NamedTuple):
-    """The used nodes of every image's forest by their positions: the roots, their children, the children of those, ...
+    """The used nodes of forests by their positions: the roots, their children, the children of those, ...
 
-    Of one node the children are neighbours, in ascending order.
+    Of one node the children are neighbours, in ascending order. Small images are taken together, G to a forest of
+    W = G V nodes, with those of each after the other, so that a level is wide: [B,V] is [R,W] in memory.
     """
 
-    #: int32 [B,4,V] of each position: the node; the positions of its parent (-1 for a root), of its first child, and
+    #: int32 [R,4,W] of each position: the node; the positions of its parent (-1 for a root), of its first child, and
     #: the one after its last child's.
     links: Tensor
-    #: int32 [B,L+2] (at most L levels): their number; then where each begins, and where the last one ends.
+    #: int32 [R,L+2] (at most L levels): their number; then where each begins, and where the last one ends.
     starts: Tensor
+    #: G
+    images: int
 
 
 @jit
@@ -35,6 +38,7 @@ def _parents_kernel(
     used,  # [B,V] out
     leaves,
     nodes,
+    width,  # W
     total,  # B V
     BLOCK: tl.constexpr,
 ):
@@ -47,18 +51,18 @@ def _parents_kernel(
     own = tl.load(round_ + index, mask=here, other=-1) >= 0
     inside = own & (p > v) & (p >= leaves) & (p < nodes)
     above = tl.load(round_ + first + p, mask=inside, other=-1) >= 0
-    tl.store(ways + index, tl.where(above, p, -1), mask=here)
+    tl.store(ways + index, tl.where(above, p + (first % width).to(tl.int32), -1), mask=here)
     tl.store(ways + total + index, above.to(tl.int32), mask=here)
     tl.store(used + index, (own & (v < leaves)).to(tl.int32), mask=here)
 
 
 @jit
 def _climb_kernel(
-    ways,  # [2,B,V]
-    further,  # [2,B,V] out
-    used,  # [B,V] in and out
-    nodes,
-    total,  # B V
+    ways,  # [2,R,W]
+    further,  # [2,R,W] out
+    used,  # [R,W] in and out
+    width,
+    total,  # R W
     BLOCK: tl.constexpr,
 ):
     """A lane per node: the way up doubles, and what is at its end is used if the node is. Some 24 bytes per node."""
@@ -66,7 +70,7 @@ def _climb_kernel(
     here = index < total
     up = tl.load(ways + index, mask=here, other=-1)
     goes_on = up >= 0
-    above = index - index % nodes + up
+    above = index - index % width + up
     is_used = tl.load(used + index, mask=goes_on, other=0)
     tl.store(used + above, is_used, mask=goes_on & (is_used != 0))
     tl.store(further + index, tl.load(ways + above, mask=goes_on, other=-1), mask=here)
@@ -77,98 +81,99 @@ def _climb_kernel(
 
 @jit
 def _keys_kernel(
-    parent,  # [B,V], -1 for none
-    depth,  # [B,V]
-    used,  # [B,V]
-    keys,  # [B,V] out
-    nodes,
-    total,  # B V
+    parent,  # [R,W], -1 for none
+    depth,  # [R,W]
+    used,  # [R,W]
+    keys,  # [R,W] out
+    width,
+    total,  # R W
     BLOCK: tl.constexpr,
 ):
-    """A lane per node: by depth, then by parent; unused nodes last."""
+    """A lane per node: by depth, then by parent; unused width last."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = index < total
     p = tl.load(parent + index, mask=here, other=-1)
-    key = tl.load(depth + index, mask=here, other=0) * (wide(nodes) + 1) + p + 1
+    key = tl.load(depth + index, mask=here, other=0) * (wide(width) + 1) + p + 1
     is_used = tl.load(used + index, mask=here, other=0) != 0
     tl.store(keys + index, tl.where(is_used, key, _UNUSED), mask=here)
 
 
 @jit
 def _place_kernel(
-    keys,  # [B,V] sorted
-    order,  # [B,V] node of each
-    position,  # [B,V] out: of each node
-    starts,  # [B,size] out
-    nodes,
+    keys,  # [R,W] sorted
+    order,  # [R,W] node of each
+    position,  # [R,W] out: of each node
+    starts,  # [R,size] out
+    width,
     size,
-    total,  # B V
+    total,  # R W
     BLOCK: tl.constexpr,
 ):
-    """A lane per position: where the nodes are, and where levels begin."""
+    """A lane per position: where the width are, and where levels begin."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = index < total
-    i = index % nodes
-    image = index // nodes
+    i = index % width
+    row = index // width
     key = tl.load(keys + index, mask=here, other=_UNUSED)
     is_used = key != _UNUSED
     tl.store(position + index - i + tl.load(order + index, mask=here, other=0), i.to(tl.int32), mask=here)
-    next_key = tl.load(keys + index + 1, mask=is_used & (i + 1 < nodes), other=_UNUSED)
-    depth = key // (wide(nodes) + 1)
+    next_key = tl.load(keys + index + 1, mask=is_used & (i + 1 < width), other=_UNUSED)
+    depth = key // (wide(width) + 1)
     is_last = is_used & (next_key == _UNUSED)
-    ends = is_used & (next_key // (wide(nodes) + 1) != depth)
-    tl.store(starts + image * size + 2 + depth, (i + 1).to(tl.int32), mask=ends)
-    tl.store(starts + image * size, (depth + 1).to(tl.int32), mask=is_last)
+    ends = is_used & (next_key // (wide(width) + 1) != depth)
+    tl.store(starts + row * size + 2 + depth, (i + 1).to(tl.int32), mask=ends)
+    tl.store(starts + row * size, (depth + 1).to(tl.int32), mask=is_last)
 
 
 @jit
 def _link_kernel(
-    keys,  # [B,V] sorted
-    order,  # [B,V]
-    position,  # [B,V]
-    links,  # [B,4,V] out
-    nodes,
-    total,  # B V
+    keys,  # [R,W] sorted
+    order,  # [R,W]
+    position,  # [R,W]
+    links,  # [R,4,W] out
+    width,
+    total,  # R W
     BLOCK: tl.constexpr,
 ):
     """A lane per position: its node and parent, and where the parent's children begin and end."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = index < total
-    i = index % nodes
+    i = index % width
     key = tl.load(keys + index, mask=here, other=_UNUSED)
     is_used = key != _UNUSED
-    p = key % (wide(nodes) + 1) - 1
+    p = key % (wide(width) + 1) - 1
     child = is_used & (p >= 0)
     up = tl.load(position + index - i + p, mask=child, other=-1)
-    out = links + index // nodes * 4 * nodes
+    out = links + index // width * 4 * width
     tl.store(out + i, tl.load(order + index, mask=here, other=0).to(tl.int32), mask=here)
-    tl.store(out + nodes + i, up, mask=here)
+    tl.store(out + width + i, up, mask=here)
     before = tl.load(keys + index - 1, mask=child & (i > 0), other=-1)
-    after = tl.load(keys + index + 1, mask=child & (i + 1 < nodes), other=-1)
-    tl.store(out + 2 * wide(nodes) + up, i.to(tl.int32), mask=child & (before != key))
-    tl.store(out + 3 * wide(nodes) + up, (i + 1).to(tl.int32), mask=child & (after != key))
+    after = tl.load(keys + index + 1, mask=child & (i + 1 < width), other=-1)
+    tl.store(out + 2 * wide(width) + up, i.to(tl.int32), mask=child & (before != key))
+    tl.store(out + 3 * wide(width) + up, (i + 1).to(tl.int32), mask=child & (after != key))
 
 
 def find_levels(parent: Tensor, round: Tensor) -> Levels:
     """Levels of any numbers: parents that are none are left out, and so are inner nodes without a used leaf below."""
     batch, nodes = parent.shape
     leaves = (nodes + 1) // 2
-    total = batch * nodes
+    together = (g for g in range(min(batch, BLOCK // max(nodes, 1)), 1, -1) if batch % g == 0)
+    images = next(together, 1)
+    rows, width, total = batch // images, images * nodes, batch * nodes
     grid = cdiv(total, BLOCK), parent
-    ways, *spare = parent.new_empty(3, 2, batch, nodes)
-    parents, used = ways[0], parent.new_empty(batch, nodes)
-    launch(
-        _parents_kernel, *grid, parent.contiguous(), round.contiguous(), ways, used, leaves, nodes, total, BLOCK=BLOCK
-    )
+    ways, *spare = parent.new_empty(3, 2, rows, width)
+    parents, used = ways[0], parent.new_empty(rows, width)
+    inputs = parent.contiguous(), round.contiguous()
+    launch(_parents_kernel, *grid, *inputs, ways, used, leaves, nodes, width, total, BLOCK=BLOCK)
     for step in range((nodes - leaves).bit_length()):  # until every way is at its end
-        launch(_climb_kernel, *grid, ways, spare[step % 2], used, nodes, total, BLOCK=BLOCK)
+        launch(_climb_kernel, *grid, ways, spare[step % 2], used, width, total, BLOCK=BLOCK)
         ways = spare[step % 2]
-    keys = parent.new_empty(batch, nodes, dtype=torch.int64)
-    launch(_keys_kernel, *grid, parents, ways[1], used, keys, nodes, total, BLOCK=BLOCK)
+    keys = parent.new_empty(rows, width, dtype=torch.int64)
+    launch(_keys_kernel, *grid, parents, ways[1], used, keys, width, total, BLOCK=BLOCK)
     keys, order = torch.sort(keys, dim=1, stable=True)
-    position = parent.new_empty(batch, nodes)
-    links = parent.new_zeros(batch, 4, nodes)
-    starts = parent.new_zeros(batch, nodes - leaves + 3)
-    launch(_place_kernel, *grid, keys, order, position, starts, nodes, starts.shape[1], total, BLOCK=BLOCK)
-    launch(_link_kernel, *grid, keys, order, position, links, nodes, total, BLOCK=BLOCK)
-    return Levels(links, starts)
+    position = parent.new_empty(rows, width)
+    links = parent.new_zeros(rows, 4, width)
+    starts = parent.new_zeros(rows, nodes - leaves + 3)
+    launch(_place_kernel, *grid, keys, order, position, starts, width, starts.shape[1], total, BLOCK=BLOCK)
+    launch(_link_kernel, *grid, keys, order, position, links, width, total, BLOCK=BLOCK)
+    return Levels(links, starts, images)

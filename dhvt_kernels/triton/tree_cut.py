@@ -24,58 +24,64 @@ def _shares(gap, is_leaf):
 
 @jit
 def _cut_kernel(
-    links,  # [B,4,V]
-    starts,  # [B,size]
-    terms,  # [B,2,V]
+    links,  # [R,4,W]
+    starts,  # [R,size]
+    terms,  # [R,2,W]
     strengths,  # [B]
     none,  # [B] whether the roots are the cut
     min_gain,  # [1]
     temperature,  # [1]
-    costs,  # [B,ROWS,V] scratch: least costs; probability that a node and all above it split; greedy costs
-    tops,  # [B,V] scratch: position of the node of the cut that is above a node or is it, -1 for none
+    costs,  # [R,ROWS,W] scratch: least costs; probability that a node and all above it split; greedy costs
+    tops,  # [R,W] scratch: position of the node of the cut that is above a node or is it, -1 for none
     owner,  # [B,L] out: that node of each leaf
     probability,  # [B,V] out
     lookahead,
+    images,
     leaves,
     nodes,
+    width,
     size,
     GREEDY: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A program per image: up the levels for the costs, and down for what reaches a node. Some 150 bytes per node."""
-    image, links, begins, levels, used = forest_of(links, starts, nodes, size)
-    terms += image * 2 * nodes
-    best = costs + image * ROWS * nodes
-    reach = best + nodes
-    tops += image * nodes
-    strength = tl.load(strengths + image).to(tl.float64)
-    only_roots = tl.load(none + image) == 1
-    optimal_costs(links, begins, levels, terms, best, tops, nodes, strength, BLOCK, 1)
+    """A program per forest: up the levels for the costs, and down for what reaches a node. Some 150 bytes per node."""
+    forest, links, begins, levels, used = forest_of(links, starts, width, size)
+    terms += forest * 2 * width
+    best = costs + forest * ROWS * width
+    reach = best + width
+    tops += forest * width
+    strengths += forest * images
+    none += forest * images
+    owner += forest * images * leaves
+    probability += forest * width
+    optimal_costs(links, begins, levels, terms, best, tops, strengths, nodes, width, BLOCK, 1)
     if GREEDY:
-        within = greedy_costs(links, used, levels, terms, reach + nodes, nodes, strength, lookahead, BLOCK, 1)
+        within = greedy_costs(links, used, levels, terms, reach + width, strengths, nodes, width, lookahead, BLOCK, 1)
     level = 0
     while level < levels:
         end = tl.load(begins + level + 1)
         begin = tl.load(begins + level)
         while begin < end:
             i, here = column(begin, end, BLOCK)
-            v, up = node_at(links, nodes, i, here), parent_at(links, nodes, i, here)
-            first, last = children_at(links, nodes, i, here)
-            cost = cost_at(terms, nodes, i, here, strength)
+            v, up = node_at(links, i, here), parent_at(links, width, i, here)
+            first, last = children_at(links, width, i, here)
+            cost = cost_at(links, terms, strengths, nodes, width, i, here, 1)
             below = sum_children(best, first, last, 1)
             splits = below < cost
             if GREEDY:
                 splits = cost - sum_children(within, first, last, 1) > tl.load(min_gain)
-            splits = splits & (first < last) & ~only_roots
+            image, leaf = v // nodes, v % nodes
+            splits = splits & (first < last) & (tl.load(none + image) == 0)
             top = tl.load(tops + up, mask=up >= 0, other=-1)
-            top = tl.where((top < 0) & ~splits, i, top)
+            top = tl.where((top < 0) & ~splits, i.to(tl.int32), top)
             tl.store(tops + i, top, mask=here)
-            tl.store(owner + image * leaves + v, node_at(links, nodes, top, top >= 0), mask=here & (v < leaves))
+            top_node = node_at(links, top, top >= 0) % nodes
+            tl.store(owner + wide(image) * leaves + leaf, top_node, mask=here & (leaf < leaves))
             split, stays = _shares((cost - below) / tl.load(temperature), first == last)
             reached = tl.load(reach + up, mask=up >= 0, other=1)
             tl.store(reach + i, reached * split, mask=here)
-            tl.store(probability + image * nodes + v, reached * stays, mask=here)
+            tl.store(probability + v, reached * stays, mask=here)
             begin += BLOCK
         tl.debug_barrier()
         level += 1
@@ -105,27 +111,32 @@ def tree_cut(
     least_gain = terms.new_full((1,), min_gain)
     if max_tokens > 0:
         search_strengths(levels, terms, strengths, none, greedy, max_tokens, lookahead, least_gain)
+    links, starts, images = levels
+    forests, _, width = links.shape
     rows = 4 if greedy else 2
     owner = parent.new_full((batch, leaves), -1)
     probability = likelihood.new_zeros(batch, nodes)
     launch(
         _cut_kernel,
-        batch,
+        forests,
         parent,
-        *levels,
+        links,
+        starts,
         terms,
         strengths,
         none,
         least_gain,
         terms.new_full((1,), selection_temperature),
-        terms.new_empty(batch, rows, nodes),
+        terms.new_empty(forests, rows, width),
         parent.new_empty(batch, nodes),
         owner,
         probability,
         lookahead,
+        images,
         leaves,
         nodes,
-        levels.starts.shape[1],
+        width,
+        starts.shape[1],
         GREEDY=greedy,
         ROWS=rows,
         BLOCK=BLOCK,
@@ -135,43 +146,45 @@ def tree_cut(
 
 @jit
 def _backward_kernel(
-    links,  # [B,4,V]
-    starts,  # [B,size]
-    terms,  # [B,2,V]
+    links,  # [R,4,W]
+    starts,  # [R,size]
+    terms,  # [R,2,W]
     strengths,  # [B]
     temperature,  # [1]
     grad_probability,  # [B,V]
     likelihood,  # [B,V]
-    scratch,  # [B,4,V]
-    kept,  # [B,V] scratch
+    scratch,  # [R,4,W]
+    kept,  # [R,W] scratch
     grad_likelihood,  # [B,V] out
     grad_penalty,  # [B,V] out
+    images,
     nodes,
+    width,
     size,
     BLOCK: tl.constexpr,
 ):
-    """A program per image, twice up the levels and twice down. Some 300 bytes per node.
+    """A program per forest, twice up the levels and twice down. Some 300 bytes per node.
 
     Up for the costs; down for `reach`, the probability that all above a node split; up for the derivatives to that and
     to the gap; and down for those to best(v), which go by its argmin.
     """
-    image, links, begins, levels, _ = forest_of(links, starts, nodes, size)
-    row = image * nodes
+    forest, links, begins, levels, _ = forest_of(links, starts, width, size)
+    row = forest * width
     terms += 2 * row
     kept += row
     best = scratch + 4 * row
-    reach, split, stays = best + nodes, best + 2 * wide(nodes), best + 3 * wide(nodes)
-    strength = tl.load(strengths + image).to(tl.float64)
-    optimal_costs(links, begins, levels, terms, best, kept, nodes, strength, BLOCK, 1)
+    reach, split, stays = best + width, best + 2 * wide(width), best + 3 * wide(width)
+    strengths += forest * images
+    optimal_costs(links, begins, levels, terms, best, kept, strengths, nodes, width, BLOCK, 1)
     level = 0
     while level < levels:
         end = tl.load(begins + level + 1)
         begin = tl.load(begins + level)
         while begin < end:
             i, here = column(begin, end, BLOCK)
-            up = parent_at(links, nodes, i, here)
-            first, last = children_at(links, nodes, i, here)
-            cost = cost_at(terms, nodes, i, here, strength)
+            up = parent_at(links, width, i, here)
+            first, last = children_at(links, width, i, here)
+            cost = cost_at(links, terms, strengths, nodes, width, i, here, 1)
             below = sum_children(best, first, last, 1)
             splits, remains = _shares((cost - below) / tl.load(temperature), first == last)
             tl.store(kept + i, ((first == last) | ~(below < cost)).to(tl.int32), mask=here)
@@ -189,8 +202,8 @@ def _backward_kernel(
         begin = tl.load(begins + level)
         while begin < end:
             i, here = column(begin, end, BLOCK)
-            first, last = children_at(links, nodes, i, here)
-            v = node_at(links, nodes, i, here)
+            first, last = children_at(links, width, i, here)
+            v = node_at(links, i, here)
             grad = tl.load(grad_probability + row + v, mask=here, other=0).to(tl.float64)
             inner = sum_children(of_reach, first, last, 1)
             splits, remains = tl.load(split + i, mask=here, other=0), tl.load(stays + i, mask=here, other=0)
@@ -207,7 +220,7 @@ def _backward_kernel(
         begin = tl.load(begins + level)
         while begin < end:
             i, here = column(begin, end, BLOCK)
-            v, up = node_at(links, nodes, i, here), parent_at(links, nodes, i, here)
+            v, up = node_at(links, i, here), parent_at(links, width, i, here)
             of_best = tl.load(of_children + up, mask=up >= 0, other=0)
             gap = tl.load(of_gap + i, mask=here, other=0)
             is_kept = tl.load(kept + i, mask=here, other=0) != 0
@@ -215,6 +228,7 @@ def _backward_kernel(
             of_cost = tl.where(is_kept, of_best, 0.0) - gap
             given = tl.load(likelihood + row + v, mask=here, other=0)
             tl.store(grad_likelihood + row + v, tl.where(is_finite(given), of_cost, 0.0), mask=here)
+            strength = tl.load(strengths + v // nodes).to(tl.float64)
             tl.store(grad_penalty + row + v, strength * of_cost, mask=here)
             begin += BLOCK
         tl.debug_barrier()
@@ -234,23 +248,28 @@ def tree_cut_backward(
     batch, nodes = parent.shape
     levels = find_levels(parent, round)
     terms = finite_terms(levels, likelihood, penalty)
+    links, starts, images = levels
+    forests, _, width = links.shape
     grad_likelihood, grad_penalty = likelihood.new_zeros(2, batch, nodes)
     launch(
         _backward_kernel,
-        batch,
+        forests,
         parent,
-        *levels,
+        links,
+        starts,
         terms,
         strength.contiguous(),
         terms.new_full((1,), selection_temperature),
         grad_probability.contiguous(),
         likelihood.contiguous(),
-        terms.new_empty(batch, 4, nodes),
+        terms.new_empty(forests, 4, width),
         parent.new_empty(batch, nodes),
         grad_likelihood,
         grad_penalty,
+        images,
         nodes,
-        levels.starts.shape[1],
+        width,
+        starts.shape[1],
         BLOCK=BLOCK,
     )
     return grad_likelihood, grad_penalty
