@@ -1,6 +1,6 @@
 """Costs of the best cuts below every node of a forest, at several strengths at once: a lane each."""
 
-from ._forest import children_at, column, node_at, sum_children
+from ._forest import USUAL_CHILDREN, children_at, column, node_at, sum_children
 from ._language import jit, tl
 from ._math import wide
 
@@ -47,12 +47,14 @@ def optimal_costs(
             cost = cost_at(links, terms, strengths, nodes, width, i, here, LANES)
             below = tl.zeros([BLOCK, LANES], tl.float64)
             count = tl.zeros([BLOCK, LANES], tl.int32)
-            child = first
-            while tl.max(last - child) > 0:
-                at = child * LANES + lane
-                below += tl.load(best + at, mask=child < last, other=0)
-                count += tl.load(segments + at, mask=child < last, other=0)
-                child += 1
+            child, left = first, wide(1)
+            while left > 0:
+                for _ in tl.static_range(USUAL_CHILDREN):
+                    at = child * LANES + lane
+                    below += tl.load(best + at, mask=child < last, other=0)
+                    count += tl.load(segments + at, mask=child < last, other=0)
+                    child += 1
+                left = tl.max(last - child)
             splits = (first < last) & (below < cost)
             at = i * LANES + lane
             tl.store(best + at, tl.where(splits, below, cost), mask=here)
@@ -152,10 +154,12 @@ def greedy_segments(
                 best, first, last, LANES
             )
             count = tl.zeros([BLOCK, LANES], tl.int32)
-            child = first
-            while tl.max(last - child) > 0:
-                count += tl.load(segments + child * LANES + lane, mask=child < last, other=0)
-                child += 1
+            child, left = first, wide(1)
+            while left > 0:
+                for _ in tl.static_range(USUAL_CHILDREN):
+                    count += tl.load(segments + child * LANES + lane, mask=child < last, other=0)
+                    child += 1
+                left = tl.max(last - child)
             splits = (first < last) & (gain > min_gain)
             tl.store(segments + i * LANES + lane, tl.where(splits, count, 1), mask=here)
             begin += BLOCK

@@ -9,7 +9,7 @@ from ._launch import launch
 from ._levels import Levels
 
 #: Numbers that a program holds at a time, nodes times strengths; and what it keeps in memory of a forest, about.
-TILE = 8192
+TILE = 4096
 MEMORY = 2**17
 _LARGEST = tl.constexpr(0x7F7FFFFF)  # the bits of the largest float32
 
@@ -108,13 +108,13 @@ def _search_kernel(
         failed = searching & (turn == 1) & ~end_holds
         tl.store(none + image, 1, mask=failed)
         searching = searching & ~enough & ~failed
-        at, above = low * 0, high
+        at, end = low * 0, low * 0 + LANES
         for bit in tl.static_range(BITS):
             middle = at + (1 << (BITS - 1 - bit))
             middle_holds = _pick(holds, middle) == 1
-            above = tl.where(middle_holds, _pick(bits, middle), above)
-            at = tl.where(middle_holds, at, middle)
+            at, end = tl.where(middle_holds, at, middle), tl.where(middle_holds, middle, end)
         below = tl.where(at == 0, low, _pick(bits, at))
+        above = tl.where(end == LANES, high, _pick(bits, end))
         high = tl.where(enough, low, tl.where(failed, _LARGEST, tl.where(searching, above, high)))
         low = tl.where(searching, below, low)
         searching = searching & ((turn == 0) | (high - low > 1))
@@ -139,7 +139,7 @@ def search_strengths(
     """
     links, starts, images = levels
     rows, _, width = links.shape
-    lanes = min(max(next_power_of_2(MEMORY // max(width, 1)), 8), 256)
+    lanes = min(max(next_power_of_2(MEMORY // max(width, 1)), 8), 128)
     halves = 2 if greedy else 1
     launch(
         _search_kernel,

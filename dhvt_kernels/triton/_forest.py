@@ -13,6 +13,8 @@ from ._math import wide
 
 #: What an internal node with a likelihood of NaN or infinity costs more than its children.
 NON_FINITE_COST = tl.constexpr(1e15)
+#: Children that are visited before it is asked whether a node of the block has more.
+USUAL_CHILDREN = tl.constexpr(2)
 
 
 @jit
@@ -63,10 +65,12 @@ def sum_children(
     """Sums over the children in their order, one after the other."""
     lane = tl.arange(0, LANES)[None, :]
     total = tl.zeros([first.shape[0], LANES], tl.float64)
-    child = first
-    while tl.max(last - child) > 0:
-        total += tl.load(values + child * LANES + lane, mask=child < last, other=0)
-        child += 1
+    child, left = first, wide(1)
+    while left > 0:
+        for _ in tl.static_range(USUAL_CHILDREN):
+            total += tl.load(values + child * LANES + lane, mask=child < last, other=0)
+            child += 1
+        left = tl.max(last - child)
     return total
 
 
