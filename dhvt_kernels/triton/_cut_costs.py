@@ -50,9 +50,8 @@ def optimal_costs(
             child, left = first, wide(1)
             while left > 0:
                 for _ in tl.static_range(USUAL_CHILDREN):
-                    at = child * LANES + lane
-                    below += tl.load(best + at, mask=child < last, other=0)
-                    count += tl.load(segments + at, mask=child < last, other=0)
+                    below += tl.load(best + child * LANES + lane, mask=child < last, other=0)
+                    count += tl.load(segments + child * LANES + lane, mask=child < last, other=0)
                     child += 1
                 left = tl.max(last - child)
             splits = (first < last) & (below < cost)

@@ -11,6 +11,8 @@ from ._math import wide
 
 #: Lanes of a program.
 BLOCK = 1024
+#: Images that are taken together at most.
+MOST_IMAGES = 32
 _UNUSED = tl.constexpr(2**63 - 1)
 
 
@@ -65,7 +67,10 @@ def _climb_kernel(
     total,  # R W
     BLOCK: tl.constexpr,
 ):
-    """A lane per node: the way up doubles, and what is at its end is used if the node is. Some 24 bytes per node."""
+    """A lane per node: the way up doubles, and what is at its end is used if the node is. Some 24 bytes per node.
+
+    Several lanes may mark the same node, and a mark may be seen at once or one launch later; in the end all are made.
+    """
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = index < total
     up = tl.load(ways + index, mask=here, other=-1)
@@ -157,7 +162,7 @@ def find_levels(parent: Tensor, round: Tensor) -> Levels:
     """Levels of any numbers: parents that are none are left out, and so are inner nodes without a used leaf below."""
     batch, nodes = parent.shape
     leaves = (nodes + 1) // 2
-    together = (g for g in range(min(batch, BLOCK // max(nodes, 1)), 1, -1) if batch % g == 0)
+    together = (g for g in range(min(batch, MOST_IMAGES, BLOCK // max(nodes, 1)), 1, -1) if batch % g == 0)
     images = next(together, 1)
     rows, width, total = batch // images, images * nodes, batch * nodes
     grid = cdiv(total, BLOCK), parent

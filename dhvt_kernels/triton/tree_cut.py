@@ -55,7 +55,7 @@ def _cut_kernel(
     none += forest * images
     owner += forest * images * leaves
     probability += forest * width
-    optimal_costs(links, begins, levels, terms, best, tops, strengths, nodes, width, BLOCK, 1)
+    optimal_costs(links, begins, levels, terms, best, tops, strengths, nodes, width, BLOCK, 1)  # counts are not needed
     if GREEDY:
         within = greedy_costs(links, used, levels, terms, reach + width, strengths, nodes, width, lookahead, BLOCK, 1)
     level = 0
@@ -175,7 +175,7 @@ def _backward_kernel(
     best = scratch + 4 * row
     reach, split, stays = best + width, best + 2 * wide(width), best + 3 * wide(width)
     strengths += forest * images
-    optimal_costs(links, begins, levels, terms, best, kept, strengths, nodes, width, BLOCK, 1)
+    optimal_costs(links, begins, levels, terms, best, kept, strengths, nodes, width, BLOCK, 1)  # counts are not needed
     level = 0
     while level < levels:
         end = tl.load(begins + level + 1)
