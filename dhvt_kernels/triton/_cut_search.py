@@ -97,8 +97,8 @@ def _search_kernel(
         while begin < roots:
             i, here = column(begin, roots, BLOCK)
             of = node_at(links, i, here) // nodes
-            found = tl.load(segments + i * LANES + lane, mask=here, other=0)
-            tl.atomic_add(counts + of * LANES + lane, found, mask=here & (lane >= 0))
+            of_root = tl.load(segments + i * LANES + lane, mask=here, other=0)
+            tl.atomic_add(counts + of * LANES + lane, of_root, mask=here & (lane >= 0))
             begin += BLOCK
         tl.debug_barrier()
         found = tl.load(counts + image * LANES + lane, mask=there, other=0)
