@@ -24,6 +24,8 @@ from .position_histogram import position_histogram as position_histogram
 from .region_graph import region_graph as region_graph
 from .relabel import relabel as relabel
 from .saliency import saliency as saliency
+from .scale_cut import scale_cut as scale_cut
+from .scale_set import scale_set as scale_set
 from .segment_moments import segment_moments as segment_moments
 from .segment_moments import segment_moments_backward as segment_moments_backward
 from .segment_pool import segment_dot as segment_dot
@@ -42,6 +44,8 @@ from .srgb_to_lab import srgb_to_lab as srgb_to_lab
 from .srgb_to_lab import srgb_to_lab_backward as srgb_to_lab_backward
 from .token_patches import token_patches as token_patches
 from .token_patches import token_patches_backward as token_patches_backward
+from .tree_cut import tree_cut as tree_cut
+from .tree_cut import tree_cut_backward as tree_cut_backward
 
 #: The oldest GPU that Triton supports.
 _OLDEST_GPU = (8, 0)
