@@ -16,3 +16,12 @@ def divide(x, y):
         return x / y
     else:
         return tl.div_rn(x, y)
+
+
+@jit
+def square_root(x):
+    """The root rounded once: Triton's own of float32 is approximate."""
+    if x.dtype == tl.float64:
+        return tl.sqrt(x)
+    else:
+        return tl.sqrt_rn(x)
