@@ -8,7 +8,13 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton's kernels are defined
 # Two lines apart from the other imports: they define them.
 import backends
+import interpreter
 import pytest
+
+from dhvt_kernels.triton import _language
+
+if _language.interpreted:
+    interpreter.speed_up()
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products ask for on a GPU
 

@@ -110,17 +110,6 @@ def test_a_forced_backend_that_cannot_run_raises_the_reason():
         assert reason in process.stderr.splitlines()[-1]
 
 
-@needs_library
-def test_a_forced_library_refuses_tensors_that_it_has_no_code_for(monkeypatch):
-    monkeypatch.setattr(_native, "cuda_missing", lambda: "the library was built without CUDA kernels")
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    with dk.backend("native"):
-        assert backends._has_kernel(NAMESPACE, "relabel", "CUDA")
-        with pytest.raises(RuntimeError, match="relabel: backend 'native' cannot run: the library was built without"):
-            _backends._refuse("relabel", "native", _native.cuda_missing())(LABELS, TABLE)
-        assert dk.relabel(LABELS, TABLE).tolist() == [[[5, 7, 7]]]
-
-
 @pytest.mark.parametrize(
     ("built", "device", "runs"),
     [
@@ -158,6 +147,18 @@ def starting(monkeypatch):
     yield choice
     for library in choice._hiding.values():
         library._destroy()
+
+
+@needs_library
+def test_a_forced_library_refuses_tensors_that_it_has_no_code_for(starting, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    starting.switch("native")
+    for name in SCHEMAS:
+        assert backends._has_kernel(NAMESPACE, name, "CUDA"), name
+    message = "relabel: backend 'native' cannot run: the library has no code for device 0"
+    with pytest.raises(RuntimeError, match=message):
+        _backends._refuse("relabel", "native", dk.supports("relabel", backend="native"))(LABELS, TABLE)
+    assert dk.relabel(LABELS, TABLE).tolist() == [[[5, 7, 7]]]
 
 
 @interpreted

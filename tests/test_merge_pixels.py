@@ -71,7 +71,7 @@ def test_gradients(backend):
         moments = merge_pixels(features, distance="feature").moments
         return moments.mean, moments.m2
 
-    assert torch.autograd.gradcheck(nodes, (features,), atol=1e-6)
+    assert torch.autograd.gradcheck(nodes, (features,), atol=1e-6, fast_mode=backend == "triton-interpreted")
 
 
 def test_compiles_without_a_graph_break(backend):

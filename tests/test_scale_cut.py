@@ -25,7 +25,8 @@ def test_budgets_are_those_of_tree_cut(backend, roots, least):
     forest = random_forest(4, 30, torch.float32, roots)
     budgets = list(range(1, 31))
     many = cuts(forest, [least] * 30, budgets, 30)
-    for n, budget in enumerate(budgets):
+    compared = slice(None, None, 5 if backend == "triton-interpreted" else 1)  # a search takes it half a second
+    for n, budget in list(enumerate(budgets))[compared]:
         one = tree_cut(*forest, strength=least, max_tokens=budget)
         for name in ("segment", "counts", "node", "strength"):
             assert torch.equal(getattr(many, name)[n], getattr(one, name)), (name, budget)

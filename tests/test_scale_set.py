@@ -15,7 +15,7 @@ from dhvt_kernels.ops.information_criterion import CRITERIA, criterion_terms
 from dhvt_kernels.ops.merge_tree import merge_tree
 from dhvt_kernels.ops.scale_set import scale_set
 from dhvt_kernels.ops.segment_moments import Moments
-from dhvt_kernels.ops.tree_cut import tree_cut
+from dhvt_kernels.reference import tree_cut as reference_cut
 
 
 def nodes_at(scales, strength, b=0):
@@ -24,8 +24,9 @@ def nodes_at(scales, strength, b=0):
 
 
 def cut_at(forest, strength, b=0):
-    cut = tree_cut(*(t[b : b + 1] for t in forest), strength=strength)
-    return tuple(sorted(cut.node[0, : int(cut.counts)].tolist()))
+    """By the dynamic program in plain PyTorch, whatever backend runs."""
+    _, node, counts, *_ = reference_cut(*(t[b : b + 1] for t in forest), "optimal", strength, 0, 1, 0.0, 1.0)
+    return tuple(sorted(node[0, : int(counts)].tolist()))
 
 
 def costs(forest, strength, b=0):

@@ -316,7 +316,10 @@ def test_gradcheck(backend, max_tokens):
         ]
         return torch.cat([c.probability for c in cuts]), torch.cat([c.expected_tokens for c in cuts])
 
-    assert torch.autograd.gradcheck(function, (likelihood.requires_grad_(), penalty.requires_grad_()))
+    # Element by element it is 200 cuts, half a minute in the interpreter, whose gradients are compared with the
+    # reference's, too; there, along random directions.
+    fast = backend == "triton-interpreted"
+    assert torch.autograd.gradcheck(function, (likelihood.requires_grad_(), penalty.requires_grad_()), fast_mode=fast)
 
 
 def test_no_double_backward():

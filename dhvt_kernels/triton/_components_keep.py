@@ -105,7 +105,7 @@ def _main_kernel(
     is_root = here & (tl.load(component + at, mask=here, other=-1) == place)
     name = tl.load(named + at, mask=is_root, other=0)
     rank = tl.load(best + base + name, mask=is_root, other=0)
-    tl.store(named + at, LAST_PLACE - (rank & LAST_PLACE).to(tl.int32), mask=is_root)
+    tl.store(named + at, ((rank & LAST_PLACE) ^ LAST_PLACE).to(tl.int32), mask=is_root)
 
 
 @jit
