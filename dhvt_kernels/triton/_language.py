@@ -35,6 +35,8 @@ VARYING = (
     "tasks",
     "capacity",
     "length",
+    "leaves",
+    "nodes",
 )
 
 if missing is None:
