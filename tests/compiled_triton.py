@@ -59,6 +59,7 @@ class Compiler:
         source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs)
         options = {"num_warps": warps, "enable_fp_fusion": False}
         compiled = compile(source, target=TARGET, options=options)
+        assert "acq_rel" not in compiled.asm["ptx"], f"{kernel.fn.__name__}: an atomic is not relaxed, so it is a fence"
         print(self.operator, kernel.fn.__name__, len(compiled.asm["cubin"]), flush=True)
 
 

@@ -98,7 +98,7 @@ def _search_kernel(
             i, here = column(begin, roots, BLOCK)
             of = node_at(links, i, here) // nodes
             of_root = tl.load(totals + i * LANES + lane, mask=here, other=0)
-            tl.atomic_add(counts + of * LANES + lane, of_root, mask=here & (lane >= 0))
+            tl.atomic_add(counts + of * LANES + lane, of_root, mask=here & (lane >= 0), sem="relaxed")
             begin += BLOCK
         tl.debug_barrier()
         found = tl.load(counts + image * LANES + lane, mask=there, other=0)

@@ -50,7 +50,7 @@ def _count_kernel(
     ends = held & ((after != k) | (rest + grid_width >= true_width))
     number = tl.where(ends, x + 1, 0) - tl.where(starts, x, 0)
     cell = (image * num_segments + k) * grid_height + down
-    tl.atomic_add(counts + cell * grid_width + across, number.to(tl.int32), mask=starts | ends)
+    tl.atomic_add(counts + cell * grid_width + across, number.to(tl.int32), mask=starts | ends, sem="relaxed")
 
 
 @jit
