@@ -42,7 +42,8 @@ VARYING = (
 if missing is None:
 
     def jit(function: Callable[..., Any]) -> Any:
-        return triton.jit(function, do_not_specialize=VARYING)
+        constants = function.__annotations__  # may have such a name, too
+        return triton.jit(function, do_not_specialize=[name for name in VARYING if name not in constants])
 
     cdiv, next_power_of_2 = triton.cdiv, triton.next_power_of_2
 else:
