@@ -18,12 +18,12 @@ TARGET = GPUTarget("cuda", 90, 32)
 NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64", "bool": "i1", "uint8": "u8"}
 
 
-def parameter_type(value):
+def parameter_type(value, special=True):
     """Triton's name of an argument's type, as its launcher would find it."""
     if isinstance(value, torch.Tensor):
         name = str(value.dtype).removeprefix("torch.")
         return "*" + NAMES.get(name, name.replace("int", "i"))
-    if value is None or (type(value) is int and value == 1):
+    if value is None or (special and type(value) is int and value == 1):
         return "constexpr"  # Triton makes a kernel of its own for both
     if isinstance(value, bool):
         return "u1"
@@ -42,7 +42,10 @@ class Compiler:
     def __call__(self, kernel, programs, like, *arguments, warps=4, **constants):
         names = kernel.arg_names
         values = dict(zip(names, arguments, strict=False))
-        signature = {name: parameter_type(value) for name, value in values.items()}
+        varying = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
+        pointers = {name for name, value in values.items() if isinstance(value, torch.Tensor)}
+        assert not varying & pointers, f"{kernel.fn.__name__}: {varying & pointers} must stay aligned: rename them"
+        signature = {name: parameter_type(value, name not in varying) for name, value in values.items()}
         constexprs = {name: values[name] for name, kind in signature.items() if kind == "constexpr"} | constants
         signature |= dict.fromkeys(constants, "constexpr")
         for parameter in kernel.params:
@@ -56,6 +59,7 @@ class Compiler:
         source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs)
         options = {"num_warps": warps, "enable_fp_fusion": False}
         compiled = compile(source, target=TARGET, options=options)
+        assert "acq_rel" not in compiled.asm["ptx"], f"{kernel.fn.__name__}: an atomic is not relaxed, so it is a fence"
         print(self.operator, kernel.fn.__name__, len(compiled.asm["cubin"]), flush=True)
 
 

@@ -108,7 +108,7 @@ def _run_kernel(
 @jit
 def _unite_kernel(
     labels,  # [B,H,W]
-    nodes,  # [B,H,W] where to begin in the forest
+    starts,  # [B,H,W] where to begin in the forest
     parent,  # [B,H,W] the forest
     width,
     pixels,  # H W
@@ -134,14 +134,14 @@ def _unite_kernel(
     left = _label(labels, at - 1, here & (x > 0), ANY)
     left_above = _label(labels, at - 1 - width, here & (x > 0), ANY)
     joins = (own >= 0) & (own == above) & ((left != own) | (left_above != own))
-    a = tl.load(nodes + at, mask=joins, other=0)
-    b = tl.load(nodes + at - width, mask=joins, other=0)
+    a = tl.load(starts + at, mask=joins, other=0)
+    b = tl.load(starts + at - width, mask=joins, other=0)
     _unite(parent + base, a, b, joins)
 
 
 @jit
 def _root_kernel(
-    nodes,  # [B,H,W] where to begin in the forest, -1 for no segment
+    starts,  # [B,H,W] where to begin in the forest, -1 for no segment
     parent,  # [B,H,W] the forest
     root,  # [B,H,W]
     pixels,  # H W
@@ -150,7 +150,7 @@ def _root_kernel(
 ):
     """One lane per pixel: reads 4 bytes and what leads to the root, and writes 4."""
     at, here, base, _ = pixels_of_program(pixels, total, BLOCK)
-    node = tl.load(nodes + at, mask=here, other=-1)
+    node = tl.load(starts + at, mask=here, other=-1)
     tl.store(root + at, _root(parent + base, node, node >= 0), mask=here)
 
 
@@ -162,7 +162,7 @@ def connected_sets(labels: Tensor, any_label: bool) -> tuple[Tensor, Tensor]:
     batch, height, width = labels.shape
     parent, part, component = (torch.empty_like(labels) for _ in range(3))
     launch_pixels(_run_kernel, labels, labels, parent, width, ANY=any_label)
-    for step, nodes, root in ((1, parent, part), (STRIP_ROWS, part, component)):
+    for step, starts, root in ((1, parent, part), (STRIP_ROWS, part, component)):
         rows = (height - 1) // step
         joined = batch * rows * width
         launch(
@@ -170,7 +170,7 @@ def connected_sets(labels: Tensor, any_label: bool) -> tuple[Tensor, Tensor]:
             cdiv(joined, BLOCK),
             labels,
             labels,
-            nodes,
+            starts,
             parent,
             width,
             height * width,
@@ -182,5 +182,5 @@ def connected_sets(labels: Tensor, any_label: bool) -> tuple[Tensor, Tensor]:
             BLOCK=BLOCK,
             warps=WARPS,
         )
-        launch_pixels(_root_kernel, labels, nodes, parent, root)
+        launch_pixels(_root_kernel, labels, starts, parent, root)
     return part, component

@@ -176,7 +176,9 @@ def component_means(features: Tensor | None, part: Tensor, component: Tensor, si
     keys, order = keys.flatten().sort(stable=True)
     first = component.new_empty(2, total)
     launch(_mark_kernel, programs, features, keys, first, total, BLOCK=BLOCK, warps=WARPS)
-    rank = first.cumsum(1, dtype=torch.int32)
+    rank = torch.empty_like(first)
+    for level in range(2):  # not at once: torch sums rows with one block of threads each
+        torch.cumsum(first[level], 0, dtype=torch.int32, out=rank[level])
     begin, pixel_of = component.new_empty(2, total + 1), torch.empty_like(order)
     launch(_list_kernel, programs, features, keys, order, rank, begin, pixel_of, total, BLOCK=BLOCK, warps=WARPS)
     at_once = min(CHANNELS, next_power_of_2(channels))

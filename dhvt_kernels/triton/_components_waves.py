@@ -31,9 +31,9 @@ def _neighbor(place, width, pixels, DIRECTION: tl.constexpr):
 @jit
 def _enqueue(queue, tail, leaf, fragment, reached):
     """Appends the fragments that are reached, each once, however many lanes reach it: the order does not matter."""
-    before = tl.atomic_min(leaf + fragment, QUEUED, mask=reached)
+    before = tl.atomic_min(leaf + fragment, QUEUED, mask=reached, sem="relaxed")
     is_new = reached & (before == -1)
-    slot = tl.atomic_add(tail, 1, mask=is_new)
+    slot = tl.atomic_add(tail, 1, mask=is_new, sem="relaxed")
     tl.store(queue + slot, fragment, mask=is_new)
 
 

@@ -39,7 +39,7 @@ def _search_kernel(
     starts,  # [R,size]
     terms,  # [R,2,W]
     best,  # [R,HALVES,W,LANES] scratch
-    segments,  # [R,W,LANES] scratch
+    totals,  # [R,W,LANES] scratch
     tries,  # [R,G,LANES] scratch: strengths
     counts,  # [R,G,LANES] scratch: segments of the cut at each
     min_gain,  # [1]
@@ -67,7 +67,7 @@ def _search_kernel(
     forest, links, begins, levels, used = forest_of(links, starts, width, size)
     terms += forest * 2 * width
     best += forest * HALVES * width * LANES
-    segments += forest * width * LANES
+    totals += forest * width * LANES
     lane = tl.arange(0, LANES)[None, :]
     image = tl.arange(0, GROUP)[:, None]
     there = image < images
@@ -89,16 +89,16 @@ def _search_kernel(
         if GREEDY:
             within = greedy_costs(links, used, levels, terms, best, tries, nodes, width, lookahead, BLOCK, LANES)
             greedy_segments(
-                links, begins, levels, terms, within, segments, tries, nodes, width, tl.load(min_gain), BLOCK, LANES
+                links, begins, levels, terms, within, totals, tries, nodes, width, tl.load(min_gain), BLOCK, LANES
             )
         else:
-            optimal_costs(links, begins, levels, terms, best, segments, tries, nodes, width, BLOCK, LANES)
+            optimal_costs(links, begins, levels, terms, best, totals, tries, nodes, width, BLOCK, LANES)
         begin = 0
         while begin < roots:
             i, here = column(begin, roots, BLOCK)
             of = node_at(links, i, here) // nodes
-            of_root = tl.load(segments + i * LANES + lane, mask=here, other=0)
-            tl.atomic_add(counts + of * LANES + lane, of_root, mask=here & (lane >= 0))
+            of_root = tl.load(totals + i * LANES + lane, mask=here, other=0)
+            tl.atomic_add(counts + of * LANES + lane, of_root, mask=here & (lane >= 0), sem="relaxed")
             begin += BLOCK
         tl.debug_barrier()
         found = tl.load(counts + image * LANES + lane, mask=there, other=0)

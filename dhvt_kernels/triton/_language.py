@@ -20,8 +20,31 @@ try:
 except ImportError as error:
     missing = f"Triton is not installed ({error})"
 
+#: Sizes that change from image to image. Triton compiles a kernel anew for a size of 1 and for multiples of 16, in all
+#: combinations; of these it does not. Only `width` and what counts pixels stay: they say whether loads may be wide.
+VARYING = (
+    "height",
+    "num_segments",
+    "segments",
+    "strips",
+    "strip_rows",
+    "cells",
+    "patches",
+    "rows",
+    "row",
+    "tasks",
+    "capacity",
+    "length",
+    "leaves",
+    "nodes",
+)
+
 if missing is None:
-    jit = triton.jit
+
+    def jit(function: Callable[..., Any]) -> Any:
+        constants = function.__annotations__  # may have such a name, too
+        return triton.jit(function, do_not_specialize=[name for name in VARYING if name not in constants])
+
     cdiv, next_power_of_2 = triton.cdiv, triton.next_power_of_2
 else:
 

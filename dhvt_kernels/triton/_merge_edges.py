@@ -33,7 +33,7 @@ def contract_kernel(
     same = edge & (of_u == of_v)
     merge = tl.maximum(tl.load(added + u, mask=same, other=0), tl.load(added + v, mask=same, other=0))
     length = tl.load(lengths + e, mask=same, other=0)
-    tl.atomic_add(inner + merge, length.to(tl.int32), mask=same)
+    tl.atomic_add(inner + merge, length.to(tl.int32), mask=same, sem="relaxed")
     tl.store(contracted + e, tl.where(edge & (of_u != of_v), pack_edge(of_u, of_v), _NO_EDGE), mask=here)
 
 
@@ -74,7 +74,7 @@ def _sum_kernel(
     place = tl.load(number + i, mask=here, other=1) - 1
     tl.store(unique + place, edge, mask=first)
     length = tl.load(lengths + tl.load(order + i, mask=here, other=0), mask=edge != _NO_EDGE, other=0)
-    tl.atomic_add(sums + place, length, mask=edge != _NO_EDGE)
+    tl.atomic_add(sums + place, length, mask=edge != _NO_EDGE, sem="relaxed")
 
 
 def unique_edges(edges: Tensor, lengths: Tensor, most: int) -> tuple[Tensor, Tensor]:

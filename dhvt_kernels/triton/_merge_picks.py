@@ -102,8 +102,8 @@ def pick_kernel(
     """A lane per place in the order of merging: the edge's ends pick it if none comes before."""
     i, here = lanes(size, BLOCK)
     u, v, edge = load_edge(edges, tl.load(order + i, mask=here, other=0), here)
-    tl.atomic_min(pick + u, i.to(tl.int32), mask=edge)
-    tl.atomic_min(pick + v, i.to(tl.int32), mask=edge)
+    tl.atomic_min(pick + u, i.to(tl.int32), mask=edge, sem="relaxed")
+    tl.atomic_min(pick + v, i.to(tl.int32), mask=edge, sem="relaxed")
 
 
 @jit
@@ -206,6 +206,6 @@ def order_kernel(
     image = _image_at(keys, owners, node, nodes, p, merge)
     begins = merge & (image != _image_at(keys, owners, node, nodes, p - 1, merge & (p > 0)))
     ends = merge & (image != _image_at(keys, owners, node, nodes, p + 1, merge & (p + 1 < size)))
-    tl.atomic_add(created + image, -p, mask=begins)
-    tl.atomic_add(created + image, p + 1, mask=ends)
+    tl.atomic_add(created + image, -p, mask=begins, sem="relaxed")
+    tl.atomic_add(created + image, p + 1, mask=ends, sem="relaxed")
     tl.store(stop + image, p + 1, mask=ends)

@@ -21,7 +21,7 @@ def _lowest_kernel(
     """A lane per leaf; 4 bytes in, and one minimum."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     v = tl.load(owner + index, mask=index < total, other=-1)
-    tl.atomic_min(lowest + index // leaves * nodes + v, (index % leaves).to(tl.int32), mask=v >= 0)
+    tl.atomic_min(lowest + index // leaves * nodes + v, (index % leaves).to(tl.int32), mask=v >= 0, sem="relaxed")
 
 
 @jit

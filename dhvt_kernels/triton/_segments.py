@@ -39,22 +39,22 @@ def _extent_kernel(
     held = (k >= 0) & (k < num_segments)
     starts, ends = held & (before != k), held & (after != k)
     row = (image * num_segments + k) * 4
-    tl.atomic_max(reach + row, wide(height) * width - 1 - pixel, mask=starts)
-    tl.atomic_max(reach + row + 1, wide(width) - 1 - x, mask=starts)
-    tl.atomic_max(reach + row + 2, pixel, mask=ends)
-    tl.atomic_max(reach + row + 3, x, mask=ends)
+    tl.atomic_max(reach + row, wide(height) * width - 1 - pixel, mask=starts, sem="relaxed")
+    tl.atomic_max(reach + row + 1, wide(width) - 1 - x, mask=starts, sem="relaxed")
+    tl.atomic_max(reach + row + 2, pixel, mask=ends, sem="relaxed")
+    tl.atomic_max(reach + row + 3, x, mask=ends, sem="relaxed")
     if tally is not None:
         # What a run adds is a difference between its two ends.
         number = tl.where(ends, x + 1, 0) - tl.where(starts, x, 0)
         columns = tl.where(ends, (x + 1) * x // 2, 0) - tl.where(starts, x * (x - 1) // 2, 0)
-        tl.atomic_add(tally + row, number, mask=starts | ends)
-        tl.atomic_add(tally + row + 1, y * number, mask=starts | ends)
-        tl.atomic_add(tally + row + 2, columns, mask=starts | ends)
+        tl.atomic_add(tally + row, number, mask=starts | ends, sem="relaxed")
+        tl.atomic_add(tally + row + 1, y * number, mask=starts | ends, sem="relaxed")
+        tl.atomic_add(tally + row + 2, columns, mask=starts | ends, sem="relaxed")
         above = tl.load(own - width, mask=here & (y > 0), other=-1)
         below = tl.load(own + width, mask=here & (y + 1 < height), other=-1)
         borders = _borders(k, before, num_segments) + _borders(k, after, num_segments)
         borders += _borders(k, above, num_segments) + _borders(k, below, num_segments)
-        tl.atomic_add(tally + row + 3, borders.to(tl.int64), mask=held & (borders > 0))
+        tl.atomic_add(tally + row + 3, borders.to(tl.int64), mask=held & (borders > 0), sem="relaxed")
 
 
 @jit

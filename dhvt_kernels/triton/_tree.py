@@ -57,9 +57,9 @@ def _child_kernel(
     p = _load_parent(parent, round, row, leaves, nodes, here)
     has = p >= 0
     at = row // nodes * (nodes - leaves) + p
-    tl.atomic_add(children + at, 1, mask=has)
-    tl.atomic_min(low + at, (row % nodes).to(tl.int32), mask=has)
-    tl.atomic_max(high + at, (row % nodes).to(tl.int32), mask=has)
+    tl.atomic_add(children + at, 1, mask=has, sem="relaxed")
+    tl.atomic_min(low + at, (row % nodes).to(tl.int32), mask=has, sem="relaxed")
+    tl.atomic_max(high + at, (row % nodes).to(tl.int32), mask=has, sem="relaxed")
 
 
 @jit

@@ -31,7 +31,7 @@ def _number_kernel(
     component,  # [B,H,W]
     leaf,  # [B,H,W] what a component belongs to, -1 on islands
     main,  # [B,H,W] the main component of its label
-    rank,  # [B,H,W] first pixels of components that are kept, up to this one
+    rank,  # [B,H,W] first pixels of components that are kept, up to this one, in this image and those before
     out,  # [B,H,W]
     counts,  # [B]
     pixels,  # H W
@@ -45,10 +45,11 @@ def _number_kernel(
     on_island = joined < 0
     fellow = tl.load(main + base + own, mask=on_island, other=0)
     joined = tl.where(on_island, tl.load(leaf + base + fellow, mask=on_island, other=0), joined)
-    number = tl.load(rank + base + joined, mask=own >= 0, other=0) - 1
-    tl.store(out + at, number, mask=here)
+    before = tl.load(rank + base - 1, mask=here & (base > 0), other=0)
+    number = tl.load(rank + base + joined, mask=own >= 0, other=0) - before - 1
+    tl.store(out + at, tl.where(own >= 0, number, -1), mask=here)
     ends = here & (place == pixels - 1)
-    tl.store(counts + at // pixels, tl.load(rank + at, mask=ends, other=0), mask=ends)
+    tl.store(counts + at // pixels, tl.load(rank + at, mask=ends, other=0) - before, mask=ends)
 
 
 def connected_components(
@@ -70,6 +71,6 @@ def connected_components(
         join_fragments(component, leaf, contacts, size, means)
     first = torch.empty_like(labels)
     launch_pixels(_first_kernel, labels, component, leaf, first)
-    rank = first.flatten(1).cumsum(1, dtype=torch.int32)
+    rank = first.flatten().cumsum(0, dtype=torch.int32)  # of the batch: torch sums a row with one block of threads
     launch_pixels(_number_kernel, labels, component, leaf, main, rank, out, counts)
     return out, counts

@@ -67,7 +67,7 @@ def _rows_kernel(
     images,  # [B,C,H,W] by its strides
     divisors,  # [B,H,W]
     weights,  # [radius + 1]
-    rows,  # [B,P,H,W], P = C planes, and in the forward that of the weights
+    sums,  # [B,P,H,W], P = C planes, and in the forward that of the weights
     planes,
     channels,
     height,
@@ -99,7 +99,7 @@ def _rows_kernel(
         weight = tl.load(weights + tl.abs(d))
         total += tl.where(exists, weight * divide(value, tl.where(exists, divisor, 1)), 0)
         d += 1
-    tl.store(rows + number, total, mask=here)
+    tl.store(sums + number, total, mask=here)
 
 
 @jit
@@ -107,7 +107,7 @@ def _columns_kernel(
     images,  # [B,C,H,W] by its strides
     divisors,  # [B,H,W]
     weights,  # [radius + 1]
-    rows,  # [B,P,H,W]
+    sums,  # [B,P,H,W] along rows
     total,  # [B,H,W]; None in the adjoint
     out,  # [B,C,H,W] by its strides
     planes,
@@ -135,11 +135,11 @@ def _columns_kernel(
     size = tl.cast(height, tl.int64) * width
     target = out + image * out_image_stride + y * out_row_stride + x * out_column_stride
     source = images + image * image_stride + y * row_stride + x * column_stride
-    divisor = tl.full([BLOCK], 1, rows.dtype.element_ty)
+    divisor = tl.full([BLOCK], 1, sums.dtype.element_ty)
     plane = planes - 1  # the weights come first
     while plane >= 0:
-        at = rows + (image * planes + plane) * size + y * width + x
-        value = tl.zeros([BLOCK], rows.dtype.element_ty)
+        at = sums + (image * planes + plane) * size + y * width + x
+        value = tl.zeros([BLOCK], sums.dtype.element_ty)
         d = -radius
         while d <= radius:
             inside = here & (y + d >= 0) & (y + d < height)

@@ -50,15 +50,15 @@ def _count_kernel(
     ends = held & ((after != k) | (rest + grid_width >= true_width))
     number = tl.where(ends, x + 1, 0) - tl.where(starts, x, 0)
     cell = (image * num_segments + k) * grid_height + down
-    tl.atomic_add(counts + cell * grid_width + across, number.to(tl.int32), mask=starts | ends)
+    tl.atomic_add(counts + cell * grid_width + across, number.to(tl.int32), mask=starts | ends, sem="relaxed")
 
 
 @jit
 def _share_kernel(
-    counts,  # [B K,cells]
-    shares,  # [B K,cells]
+    counts,  # [B K,size]
+    shares,  # [B K,size]
     segments,
-    cells,
+    size,  # cells of the grid
     SEGMENTS: tl.constexpr,
     CELLS: tl.constexpr,
 ):
@@ -66,17 +66,17 @@ def _share_kernel(
     segment = tl.program_id(0).to(tl.int64) * SEGMENTS + tl.arange(0, SEGMENTS)[:, None]
     total = tl.zeros([SEGMENTS, CELLS], tl.int32)
     first = 0
-    while first < cells:
+    while first < size:
         cell = wide(first) + tl.arange(0, CELLS)[None, :]
-        total += tl.load(counts + segment * cells + cell, mask=(segment < segments) & (cell < cells), other=0)
+        total += tl.load(counts + segment * size + cell, mask=(segment < segments) & (cell < size), other=0)
         first += CELLS
     divisor = tl.maximum(tl.sum(total, axis=1), 1).to(tl.float32)[:, None]
     first = 0
-    while first < cells:
+    while first < size:
         cell = wide(first) + tl.arange(0, CELLS)[None, :]
-        here = (segment < segments) & (cell < cells)
-        number = tl.load(counts + segment * cells + cell, mask=here, other=0).to(tl.float32)
-        tl.store(shares + segment * cells + cell, divide(number, tl.broadcast_to(divisor, number.shape)), mask=here)
+        here = (segment < segments) & (cell < size)
+        number = tl.load(counts + segment * size + cell, mask=here, other=0).to(tl.float32)
+        tl.store(shares + segment * size + cell, divide(number, tl.broadcast_to(divisor, number.shape)), mask=here)
         first += CELLS
 
 

@@ -70,7 +70,7 @@ def _first_kernel(
 @jit
 def _edge_kernel(
     keys,  # [B,M], sorted
-    rank,  # [B,M] kinds of keys up to this one
+    rank,  # [B,M] kinds of keys up to this one, in this row and those before
     edges,  # [B,E,2] of -1
     lengths,  # [B,E] of 0
     counts,  # [B]
@@ -87,7 +87,7 @@ def _edge_kernel(
     image, place = at // row, at % row
     ends = place == row - 1
     key, is_first, is_last = _sorted_keys(keys, at, here, place == 0, ends, NO_KEY)
-    kinds = tl.load(rank + at, mask=here, other=0)
+    kinds = tl.load(rank + at, mask=here, other=0) - tl.load(rank + at - place - 1, mask=here & (image > 0), other=0)
     tl.store(counts + image, kinds, mask=here & ends)
     slot = image * capacity + kinds - 1
     fits = kinds <= capacity
@@ -125,7 +125,7 @@ def region_graph(labels: Tensor, num_segments: int, capacity: int) -> tuple[Tens
     first = torch.empty_like(keys, dtype=torch.int32)
     programs = cdiv(batch * row, BLOCK)
     launch(_first_kernel, programs, labels, keys, first, row, batch * row, NO_KEY=none, BLOCK=BLOCK)
-    rank = first.cumsum(1, dtype=torch.int32)
+    rank = first.flatten().cumsum(0, dtype=torch.int32)  # of the batch: torch sums a row with one block of threads
     launch(
         _edge_kernel,
         programs,

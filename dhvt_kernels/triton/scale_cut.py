@@ -50,7 +50,7 @@ def _births_kernel(
             tl.store(births + i, birth, mask=here)
             tl.store(entries + row + v, birth, mask=here & inner)
             tl.store(splits + row + v, (last - first - 1).to(tl.int32), mask=here & inner)
-            tl.atomic_add(used_leaves + v // nodes, 1, mask=here & ~inner)
+            tl.atomic_add(used_leaves + v // nodes, 1, mask=here & ~inner, sem="relaxed")
             begin += BLOCK
         tl.debug_barrier()
         level += 1

@@ -49,7 +49,7 @@ def _patches_kernel(
     images,  # [B,C,H,W] by its strides
     labels,  # [B,H,W]
     boxes,  # [B,K,4]
-    patches,  # [B,K,C,P,P]
+    out,  # [B,K,C,P,P]
     masks,  # [B,K,1,P,P]
     channels,
     height,
@@ -119,7 +119,7 @@ def _patches_kernel(
             ),
             share_y,
         )
-        target = patches + (task * channels + c) * size * size + sample
+        target = out + (task * channels + c) * size * size + sample
         tl.store(target, patch, mask=written & (c < channels))
         first += CHANNELS
 
