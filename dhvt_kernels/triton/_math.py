@@ -16,3 +16,12 @@ def divide(x, y):
         return x / y
     else:
         return tl.div_rn(x, y)
+
+
+@jit
+def square_root(x):
+    """Rounded once, as every other backend does."""
+    if x.dtype == tl.float64:
+        return tl.sqrt(x)
+    else:
+        return tl.sqrt_rn(x)

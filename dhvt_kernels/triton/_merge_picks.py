@@ -8,7 +8,7 @@ each further pick adds a single vertex (csrc/cuda/merge_round.cuh says why).
 
 from ._lanes import lanes
 from ._language import jit, tl
-from ._math import divide
+from ._math import divide, square_root
 
 #: An edge that is none, and a vertex's place in the order of merging if it merges with nobody.
 NO_EDGE, NO_PICK = 2**63 - 1, 2**31 - 1
@@ -82,6 +82,8 @@ def distance_kernel(
         distance = divide(n_u * n_v, n_u + n_v) * distance
     if KIND == "ward_length":
         distance = divide(distance, length)
+    elif KIND == "ward_root":
+        distance = divide(distance, square_root(length))
     if COMPACT:
         distance += tl.load(compactness) * _spread(box, u, v, n_u + n_v, edge)
     # A region of NaN merges after all others of its round; -0 is 0.
