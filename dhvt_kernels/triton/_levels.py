@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._lanes import lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._math import wide
@@ -45,8 +46,7 @@ def _parents_kernel(
     BLOCK: tl.constexpr,
 ):
     """A lane per node. A parent that is not an internal used node above the child is none."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = index < total
+    index, here = lanes(total, BLOCK)
     v = index % nodes
     first = index - v
     p = tl.load(parent + index, mask=here, other=-1)
@@ -71,8 +71,7 @@ def _climb_kernel(
 
     Several lanes may mark the same node, and a mark may be seen at once or one launch later; in the end all are made.
     """
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = index < total
+    index, here = lanes(total, BLOCK)
     up = tl.load(ways + index, mask=here, other=-1)
     goes_on = up >= 0
     above = index - index % width + up
@@ -94,9 +93,8 @@ def _keys_kernel(
     total,  # R W
     BLOCK: tl.constexpr,
 ):
-    """A lane per node: by depth, then by parent; unused width last."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = index < total
+    """A lane per node: by depth, then by parent; unused nodes last."""
+    index, here = lanes(total, BLOCK)
     p = tl.load(parent + index, mask=here, other=-1)
     key = tl.load(depth + index, mask=here, other=0) * (wide(width) + 1) + p + 1
     is_used = tl.load(used + index, mask=here, other=0) != 0
@@ -114,9 +112,8 @@ def _place_kernel(
     total,  # R W
     BLOCK: tl.constexpr,
 ):
-    """A lane per position: where the width are, and where levels begin."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = index < total
+    """A lane per position: where each node is, and where levels begin."""
+    index, here = lanes(total, BLOCK)
     i = index % width
     row = index // width
     key = tl.load(keys + index, mask=here, other=_UNUSED)
@@ -141,8 +138,7 @@ def _link_kernel(
     BLOCK: tl.constexpr,
 ):
     """A lane per position: its node and parent, and where the parent's children begin and end."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = index < total
+    index, here = lanes(total, BLOCK)
     i = index % width
     key = tl.load(keys + index, mask=here, other=_UNUSED)
     is_used = key != _UNUSED

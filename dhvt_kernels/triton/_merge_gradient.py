@@ -43,14 +43,17 @@ def inner_gradient_kernel(
     channels,
     BLOCK: tl.constexpr,
 ):
-    """A program per image goes down its levels; a lane per inner node and channel. Moves 28 C + 36 bytes of a node."""
+    """A program per image goes down its generations; a lane per inner node and channel.
+
+    Moves 28 C + 36 bytes of a node.
+    """
     image = tl.program_id(0).to(tl.int64)
     leaves = (nodes + 1) // 2
     inner = nodes - leaves
     begin += image * (inner + 1)
-    levels, level = tl.load(number + image), 0
-    while level < levels:
-        first, past = tl.load(begin + level), tl.load(begin + level + 1)
+    generations, generation = tl.load(number + image), 0
+    while generation < generations:
+        first, past = tl.load(begin + generation), tl.load(begin + generation + 1)
         base = wide(0)
         while base < wide(past - first) * channels:
             j = base + tl.arange(0, BLOCK)
@@ -66,7 +69,7 @@ def inner_gradient_kernel(
             tl.store(total_m2 + out, tl.load(grad_m2 + own, mask=here, other=0) + to_m2, mask=here)
             base += BLOCK
         tl.debug_barrier()
-        level += 1
+        generation += 1
 
 
 @jit

@@ -30,8 +30,8 @@ def _spread(box, u, v, n, here):
     sides = tl.zeros_like(u)
     for d in tl.static_range(2):
         low = tl.minimum(tl.load(box + 4 * u + d, mask=here, other=0), tl.load(box + 4 * v + d, mask=here, other=0))
-        d += 2
-        high = tl.maximum(tl.load(box + 4 * u + d, mask=here, other=0), tl.load(box + 4 * v + d, mask=here, other=0))
+        i, j = 4 * u + 2 + d, 4 * v + 2 + d
+        high = tl.maximum(tl.load(box + i, mask=here, other=0), tl.load(box + j, mask=here, other=0))
         sides += high.to(tl.int64) - low + 1
     sides = sides.to(n.dtype)
     return 1 - divide(4 * n, sides * sides)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._lanes import lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 
@@ -19,8 +20,8 @@ def _lowest_kernel(
     BLOCK: tl.constexpr,
 ):
     """A lane per leaf; 4 bytes in, and one minimum."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    v = tl.load(owner + index, mask=index < total, other=-1)
+    index, here = lanes(total, BLOCK)
+    v = tl.load(owner + index, mask=here, other=-1)
     tl.atomic_min(lowest + index // leaves * nodes + v, (index % leaves).to(tl.int32), mask=v >= 0, sem="relaxed")
 
 
@@ -35,17 +36,17 @@ def _leads_kernel(
     BLOCK: tl.constexpr,
 ):
     """A lane per leaf: whether it is the lowest of its segment. 12 bytes per leaf."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    v = tl.load(owner + index, mask=index < total, other=-1)
+    index, here = lanes(total, BLOCK)
+    v = tl.load(owner + index, mask=here, other=-1)
     first = tl.load(lowest + index // leaves * nodes + v, mask=v >= 0, other=-1)
-    tl.store(leads + index, (first == index % leaves).to(tl.int32), mask=index < total)
+    tl.store(leads + index, (first == index % leaves).to(tl.int32), mask=here)
 
 
 @jit
 def _number_kernel(
     owner,  # [R,L]
     lowest,  # [R,V]
-    ordinal,  # [R,L] leading leaves up to this one
+    ordinal,  # [R,L] leading leaves up to this one, in this row and those before
     segment,  # [R,L] out
     node,  # [R,K] out
     counts,  # [R] out
@@ -56,15 +57,16 @@ def _number_kernel(
     BLOCK: tl.constexpr,
 ):
     """A lane per leaf; some 20 bytes each."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = index < total
+    index, here = lanes(total, BLOCK)
     row, leaf = index // leaves, index % leaves
     v = tl.load(owner + index, mask=here, other=-1)
     first = tl.load(lowest + row * nodes + v, mask=v >= 0, other=-1)
-    number = tl.load(ordinal + row * leaves + first, mask=v >= 0, other=0) - 1
+    before = tl.load(ordinal + row * leaves - 1, mask=here & (row > 0), other=0)
+    number = tl.where(v >= 0, tl.load(ordinal + row * leaves + first, mask=v >= 0, other=0) - before, 0) - 1
     tl.store(segment + index, number, mask=here)
     tl.store(node + row * capacity + number, v, mask=(first == leaf) & (number < capacity))
-    tl.store(counts + row, tl.load(ordinal + index, mask=here, other=0), mask=here & (leaf == leaves - 1))
+    ends = here & (leaf == leaves - 1)
+    tl.store(counts + row, tl.load(ordinal + index, mask=ends, other=0) - before, mask=ends)
 
 
 def number_segments(owner: Tensor, nodes: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +79,7 @@ def number_segments(owner: Tensor, nodes: int, capacity: int) -> tuple[Tensor, T
     node, counts = owner.new_full((rows, capacity), -1), owner.new_zeros(rows)
     launch(_lowest_kernel, *grid, owner, lowest, *sizes, owner.numel(), BLOCK=BLOCK)
     launch(_leads_kernel, *grid, owner, lowest, leads, *sizes, owner.numel(), BLOCK=BLOCK)
-    ordinal = leads.cumsum(1, dtype=torch.int32)
+    ordinal = leads.flatten().cumsum(0, dtype=torch.int32)  # of all: torch sums a row with one block of threads
     launch(
         _number_kernel,
         *grid,

@@ -1,7 +1,10 @@
-"""The families of binary trees, and their inner nodes level by level.
+"""The families of binary trees, and their inner nodes generation by generation.
 
-A level is a distance from the root: the parents of a level's nodes are all in the one before. One program has an image
-and goes from level to level, with a barrier between two.
+A generation is a distance from the root: the parents of its nodes are all in the one before. One program has an image
+and goes from generation to generation, with a barrier between two.
+
+The levels of _levels.py are other ones: those are of all nodes with a used leaf below, however many children they have.
+Here a parent has exactly two children, with leaves below or not (csrc/cpu/merge_tree.cpp), and leaves need no order.
 """
 
 from typing import NamedTuple
@@ -22,10 +25,10 @@ class Family(NamedTuple):
     high: Tensor  # [B,I] the higher one
 
 
-class Levels(NamedTuple):
-    order: Tensor  # [B,I] inner nodes, level after level from the roots down
-    begin: Tensor  # [B,I+1] of the levels, in the order
-    number: Tensor  # [B] of levels
+class Generations(NamedTuple):
+    order: Tensor  # [B,I] inner nodes, generation after generation from the roots down
+    begin: Tensor  # [B,I+1] of the generations, in the order
+    number: Tensor  # [B] of generations
 
 
 @jit
@@ -111,7 +114,7 @@ def _distance_kernel(
 
 
 @jit
-def _level_kernel(
+def _generation_kernel(
     distance,  # [B I] sorted
     begin,  # [B,I+1]
     number,  # [B]
@@ -122,16 +125,16 @@ def _level_kernel(
     """A lane per place in the order."""
     i, here = lanes(size, BLOCK)
     image, place = i // inner, i % inner
-    level = tl.load(distance + i, mask=here, other=0)
-    first = here & ((place == 0) | (level != tl.load(distance + i - 1, mask=here & (place > 0), other=-1)))
-    at = begin + image * (inner + 1) + level
+    generation = tl.load(distance + i, mask=here, other=0)
+    first = here & ((place == 0) | (generation != tl.load(distance + i - 1, mask=here & (place > 0), other=-1)))
+    at = begin + image * (inner + 1) + generation
     tl.store(at, place.to(tl.int32), mask=first)
     last = here & (place == inner - 1)
     tl.store(at + 1, inner, mask=last)
-    tl.store(number + image, level + 1, mask=last)
+    tl.store(number + image, generation + 1, mask=last)
 
 
-def family(parent: Tensor, round: Tensor | None = None) -> tuple[Family, Levels]:
+def family(parent: Tensor, round: Tensor | None = None) -> tuple[Family, Generations]:
     """Of any numbers: a parent has a higher number than its child, and is an inner node; others are none."""
     batch, nodes = parent.shape
     inner = nodes // 2
@@ -149,5 +152,5 @@ def family(parent: Tensor, round: Tensor | None = None) -> tuple[Family, Levels]
     launch(_distance_kernel, programs, parent, way, distance, size, inner, BLOCK=BLOCK)
     distance, order = torch.sort(distance, dim=1)
     begin, number = parent.new_empty(batch, inner + 1), parent.new_zeros(batch)
-    launch(_level_kernel, programs, parent, distance, begin, number, size, inner, BLOCK=BLOCK)
-    return found, Levels(order, begin, number)
+    launch(_generation_kernel, programs, parent, distance, begin, number, size, inner, BLOCK=BLOCK)
+    return found, Generations(order, begin, number)

@@ -13,8 +13,8 @@ from ._merge_nodes import empty_nodes, store_leaf
 from ._merge_picks import _NO_EDGE
 from ._tree import family
 
-#: Lanes of the program that goes down an image's levels.
-LEVEL_BLOCK = 1024
+#: Lanes of the program that goes down an image's generations.
+GENERATION_BLOCK = 1024
 
 
 @jit
@@ -170,13 +170,13 @@ def merge_tree_backward(
     """From the root down, through mean = (n_a mean_a + n_b mean_b) / n and m2 = m2_a + m2_b + n_a n_b / n delta^2."""
     batch, nodes, channels = node_mean.shape
     inner = nodes // 2
-    members, levels = family(parent.contiguous())
+    members, generations = family(parent.contiguous())
     total_mean, total_m2 = node_mean.new_empty(2, batch, inner, channels)
     leaf_mean = node_mean.new_empty(batch, nodes - inner, channels)
     leaf_m2 = torch.empty_like(leaf_mean)
     given = (*members, node_count.contiguous(), node_mean.contiguous(), grad_mean.contiguous(), grad_m2.contiguous())
     totals, sizes = (total_mean, total_m2), (nodes, channels)
-    launch(inner_gradient_kernel, batch, parent, *levels, *given, *totals, *sizes, warps=8, BLOCK=LEVEL_BLOCK)
+    launch(inner_gradient_kernel, batch, parent, *generations, *given, *totals, *sizes, warps=8, BLOCK=GENERATION_BLOCK)
     size = leaf_mean.numel()
     leaf = (leaf_mean, leaf_m2, size)
     launch(leaf_gradient_kernel, cdiv(size, BLOCK), parent, *given, *totals, *leaf, *sizes, BLOCK=BLOCK)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ._forest import children_at, column, forest_of, node_at, parent_at
+from ._lanes import lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._levels import BLOCK, find_levels
@@ -66,8 +67,7 @@ def _gather_kernel(
     BLOCK: tl.constexpr,
 ):
     """A lane per node."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = index < total
+    index, here = lanes(total, BLOCK)
     source = index - index % nodes + tl.load(order + index, mask=here, other=0)
     tl.store(sorted_splits + index, tl.load(splits + source, mask=here, other=0), mask=here)
 
@@ -77,7 +77,7 @@ def _strengths_kernel(
     least,  # [N]
     max_tokens,  # [N]
     entries,  # [B,V] in ascending order
-    merged,  # [B,V] so many segments less than leaves has the cut from each on
+    merged,  # [B,V] so many segments less than leaves has the cut from each on, in this image and those before
     used_leaves,  # [B]
     chosen,  # [N,B] out: infinite for the roots
     used,  # [N,B] out: the strength
@@ -88,19 +88,19 @@ def _strengths_kernel(
     BLOCK: tl.constexpr,
 ):
     """A lane per cut, which looks for the first entry whose cut holds the budget: STEPS loads."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = index < total
+    index, here = lanes(total, BLOCK)
     image = index % batch
     strength = tl.load(least + index // batch, mask=here, other=0)
     strength = tl.where(strength > 0, tl.where(strength < _LARGEST_STRENGTH, strength, _LARGEST_STRENGTH), 0.0)
     budget = tl.load(max_tokens + index // batch, mask=here, other=0)
     excess = tl.load(used_leaves + image, mask=here, other=0) - budget
     searching = here & (budget > 0) & (excess > 0)
+    before = tl.load(merged + image * nodes - 1, mask=searching & (image > 0), other=0)
     low, high = image * 0, image * 0 + nodes
     for _ in tl.static_range(STEPS):
         middle = (low + high) // 2
         going = searching & (low < high)
-        holds = tl.load(merged + image * nodes + middle, mask=going, other=0) >= excess
+        holds = tl.load(merged + image * nodes + middle, mask=going, other=0) - before >= excess
         high = tl.where(going & holds, middle, high)
         low = tl.where(going & ~holds, middle + 1, low)
     entry = tl.load(entries + image * nodes + low, mask=searching & (low < nodes), other=_NEVER)
@@ -126,12 +126,12 @@ def _owners_kernel(
     BLOCK: tl.constexpr,
 ):
     """A lane per cut and leaf, by its position, goes up while there is a segment; 8 bytes per step, from the cache."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    index, here = lanes(total, BLOCK)
     i, forest = index % width, index // width % forests
     links += forest * 4 * width
     begins = starts + forest * size + 1
-    levels = tl.load(begins - 1, mask=index < total, other=0)
-    here = (index < total) & (i < tl.load(begins + levels, mask=index < total, other=0))
+    levels = tl.load(begins - 1, mask=here, other=0)
+    here = here & (i < tl.load(begins + levels, mask=here, other=0))
     v = tl.load(links + i, mask=here, other=0)
     here = here & (v % nodes < leaves)
     cut = index // width // forests * (wide(forests) * images) + forest * images + v // nodes
@@ -188,8 +188,9 @@ def scale_cut(
         batch * nodes,
         BLOCK=BLOCK,
     )
-    merged = sorted_splits.cumsum(1, dtype=torch.int32)
-    chosen, used = lower.new_empty(2, cuts, batch)
+    merged = sorted_splits.flatten().cumsum(0, dtype=torch.int32)  # of all: torch sums a row with one block of threads
+    used = lower.new_empty(cuts, batch)
+    chosen = torch.empty_like(used)
     launch(
         _strengths_kernel,
         cdiv(cuts * batch, BLOCK),

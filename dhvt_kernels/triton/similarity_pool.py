@@ -8,7 +8,7 @@ from ._language import cdiv, jit, next_power_of_2, tl
 from ._launch import launch
 from ._tree import family
 
-#: Numbers of a tile [nodes, channels] of the program that goes along an image's levels, with 8 warps.
+#: Numbers of a tile [nodes, channels] of the program that goes along an image's generations, with 8 warps.
 TILE, MOST_CHANNELS = 2048, 64
 
 
@@ -72,7 +72,10 @@ def _pool_kernel(
     NODES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """A program per image goes up its levels, with a tile of nodes and channels. Reads features twice, writes them."""
+    """A program per image goes up its generations, with a tile of nodes and channels.
+
+    Reads features twice, writes them.
+    """
     image = tl.program_id(0).to(tl.int64)
     leaves = (nodes + 1) // 2
     inner, first = nodes - leaves, image * nodes
@@ -81,9 +84,9 @@ def _pool_kernel(
     features, share, size, exponent = features + first * channels, share + first, size + first, exponent + first
     lane, channel = tl.arange(0, NODES), tl.arange(0, CHANNELS)[None, :]
     acc = features.dtype.element_ty
-    level = tl.load(number + image) - 1
-    while level >= 0:
-        base, past = tl.load(begin + level), tl.load(begin + level + 1)
+    generation = tl.load(number + image) - 1
+    while generation >= 0:
+        base, past = tl.load(begin + generation), tl.load(begin + generation + 1)
         while base < past:
             place = base + lane
             i = tl.load(order + place, mask=place < past)
@@ -129,7 +132,7 @@ def _pool_kernel(
                 chunk += CHANNELS
             base += NODES
         tl.debug_barrier()
-        level -= 1
+        generation -= 1
 
 
 @jit
@@ -149,7 +152,7 @@ def _pool_backward_kernel(
     NODES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """A program per image goes down its levels, with a tile of nodes and channels, and adds to their children.
+    """A program per image goes down its generations, with a tile of nodes and channels, and adds to their children.
 
     A node without gradient passes none on, even where there is NaN.
     """
@@ -162,9 +165,9 @@ def _pool_backward_kernel(
     share, round, weight_grad = share + first, round + first, weight_grad + first
     lane, channel = tl.arange(0, NODES), tl.arange(0, CHANNELS)[None, :]
     acc = total.dtype.element_ty
-    levels, level = tl.load(number + image), 0
-    while level < levels:
-        base, past = tl.load(begin + level), tl.load(begin + level + 1)
+    generations, generation = tl.load(number + image), 0
+    while generation < generations:
+        base, past = tl.load(begin + generation), tl.load(begin + generation + 1)
         while base < past:
             place = base + lane
             i = tl.load(order + place, mask=place < past)
@@ -217,11 +220,11 @@ def _pool_backward_kernel(
                 chunk += CHANNELS
             base += NODES
         tl.debug_barrier()
-        level += 1
+        generation += 1
 
 
 def _tile(channels: int) -> dict[str, int]:
-    """The shape of the tiles in which a program goes along a level."""
+    """The shape of the tiles in which a program goes along a generation."""
     width = min(next_power_of_2(max(channels, 1)), MOST_CHANNELS)
     return {"NODES": TILE // width, "CHANNELS": width, "warps": 8}
 
@@ -246,10 +249,10 @@ def similarity_pool(features: Tensor, count: Tensor, parent: Tensor, round: Tens
     exponent = torch.empty_like(size)
     weights = (size, exponent, size.numel(), nodes)
     launch(_weight_kernel, cdiv(size.numel(), BLOCK), size, count, parent, round, *weights, BLOCK=BLOCK)
-    members, levels = family(parent, round)
+    members, generations = family(parent, round)
     given = (members.low, members.high, out, share, size, exponent)
     channels = features.shape[2]
-    launch(_pool_kernel, batch, out, *levels, *given, nodes, channels, **_tile(channels))
+    launch(_pool_kernel, batch, out, *generations, *given, nodes, channels, **_tile(channels))
     return out, share
 
 
@@ -261,7 +264,7 @@ def similarity_pool_backward(
     round = round.contiguous()
     total = _started(grad, round)
     weight_grad = grad.new_zeros(batch, nodes, dtype=torch.float64)
-    members, levels = family(parent.contiguous(), round)
+    members, generations = family(parent.contiguous(), round)
     given = (members.low, members.high, node_features.contiguous(), share.contiguous(), round, total, weight_grad)
-    launch(_pool_backward_kernel, batch, total, *levels, *given, nodes, channels, **_tile(channels))
+    launch(_pool_backward_kernel, batch, total, *generations, *given, nodes, channels, **_tile(channels))
     return total[:, : nodes - nodes // 2].contiguous()

@@ -250,7 +250,8 @@ def tree_cut_backward(
     terms = finite_terms(levels, likelihood, penalty)
     links, starts, images = levels
     forests, _, width = links.shape
-    grad_likelihood, grad_penalty = likelihood.new_zeros(2, batch, nodes)
+    grad_likelihood = likelihood.new_zeros(batch, nodes)
+    grad_penalty = torch.zeros_like(grad_likelihood)
     launch(
         _backward_kernel,
         forests,
