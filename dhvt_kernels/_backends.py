@@ -164,7 +164,7 @@ class _Choice:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*other operators may also be overridden", category=UserWarning)
             for operator in SCHEMAS:
-                if name == "triton" and (operator in HOST_OPERATORS or not hasattr(_triton(), operator)):
+                if name == "triton" and operator in HOST_OPERATORS:
                     continue
                 reason = supports(operator, backend=name, device=device)
                 if reason is None and name == "native":

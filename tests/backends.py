@@ -47,11 +47,7 @@ CUDA_OPERATORS = {
 }
 #: The operators with a Triton kernel, of the one way of running them: in Triton's interpreter, or on a GPU.
 TRITON_OPERATORS = (
-    {
-        "triton-interpreted" if triton.interpreted else "triton": [
-            op for op in sorted(set(SCHEMAS) - set(HOST_OPERATORS)) if hasattr(triton, op)
-        ]
-    }
+    {"triton-interpreted" if triton.interpreted else "triton": sorted(set(SCHEMAS) - set(HOST_OPERATORS))}
     if triton.interpreted or triton.missing_on("cuda") is None
     else {}
 )
