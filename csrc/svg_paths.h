@@ -168,7 +168,7 @@ class Detour {
     run_ = &run, begin_ = begin, end_ = end;
     places_.clear();
     const bool closed = run[begin] == run[end];
-    if (begin == end || (closed && run.length(end) - run.length(begin) < kShortest)) return places_;
+    if (run.length(end) - run.length(begin) < kShortest) return places_;
     if (!closed && straight(to)) return places_;
     if (bent(1.5, 0.5, to)) return places_;
     if (bent(8, 1, to)) return places_;
@@ -178,7 +178,7 @@ class Detour {
 
  private:
   static constexpr double kFree = 2.5;      // pixels at both ends where a way need not be covered, to meet what is seen
-  static constexpr double kShortest = 4.0;  // pixels around what is closed
+  static constexpr double kShortest = 10.0;  // pixels of a run: of shorter ones too little would have to be covered
   static constexpr size_t kCorners = 4;
 
   bool straight(Place to) {

@@ -120,7 +120,7 @@ def test_label_maps(name):
 
 @pytest.mark.parametrize("curves", [False, True])
 def test_photographs(curves):
-    """Every centre shows its segment, with less text; hardly anything is written twice."""
+    """Every centre shows its segment, with less text; little but short runs is written twice."""
     for _, labels in photographs():
         opaque = torch.ones(int(labels.max()) + 1, dtype=torch.bool)
         plain, hidden, apart = (
@@ -133,7 +133,18 @@ def test_photographs(curves):
         assert len(hidden.text) < (0.9 if curves else 0.95) * len(plain.text)
         twice = [Counter(edge for _, text in paths_of(paths) for edge in pieces(text)) for paths in (plain, hidden)]
         often = [sum(times - 1 for times in found.values()) for found in twice]
-        assert often[1] < 0.06 * often[0]
+        assert often[1] < 0.3 * often[0]
+
+
+@pytest.mark.parametrize("curves", [False, True])
+def test_short_boundaries_stay(curves):
+    """A way is free at its ends, so of segments of few pixels nothing would have to be covered: all of them is seen."""
+    y, x = np.mgrid[:24, :32]
+    noise = np.random.default_rng(0).integers(-2, 3, (24, 32, 3))
+    image = (np.stack([2 * x, 3 * y, 100 + 0 * x], -1) + noise).clip(0, 255).astype(np.uint8)
+    image = torch.from_numpy(image).permute(2, 0, 1)
+    partition = dk.vector_hierarchy(image).cut(max_tokens=700)
+    assert dk.svg_psnr(dk.to_svg(image, partition, tolerance=1, curves=curves), image) > 52
 
 
 def pieces(text):

@@ -10,7 +10,7 @@ Point = tuple[float, float]  # x, y in pixels
 
 FLAT, LINES = 0.1, 100  # curves as lines: how far off, in pixels, and at most how many
 FREE = 2.5  # pixels at both ends where a way need not be covered, to meet what is seen
-SHORTEST = 4.0  # pixels around what is closed
+SHORTEST = 10.0  # pixels of a run: of shorter ones too little would have to be covered
 CORNERS = 4
 
 
@@ -151,7 +151,7 @@ def detour(cover: Cover, run: Run, scale: float, begin: int, end: int, to: Place
     points, length = run.points, run.length
     low, high = length[begin], length[end]
     closed = points[begin] == points[end]
-    if begin == end or (closed and high - low < SHORTEST):
+    if high - low < SHORTEST:
         return []
 
     def point(at: Place) -> Point:
