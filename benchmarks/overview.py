@@ -23,14 +23,15 @@ MARKS = "<!-- made by `python -m benchmarks.report` -->"
 
 
 def found(folder: Path) -> list[Results]:
-    """The results of the suite in a folder: first those of the CPU."""
+    """The results of the suite in a folder: first those of the CPU, the newest first."""
     files = []
     for path in sorted(folder.glob("*.json")):
         try:
             files.append(load(path))
         except ValueError:
             continue  # of another benchmark
-    return sorted((results for results in files if results.groups), key=lambda results: results.device != "cpu")
+    newest = sorted(files, key=lambda results: results.document["datetime"], reverse=True)
+    return sorted((results for results in newest if results.groups), key=lambda results: results.device != "cpu")
 
 
 def first_shapes(results: Results) -> list[Group]:
@@ -40,6 +41,17 @@ def first_shapes(results: Results) -> list[Group]:
         if group.threads == results.threads:
             groups.setdefault((group.operator, group.direction), group)
     return list(groups.values())
+
+
+def cases(files: list[Results]) -> list[tuple[Results, Group, dict[str, Row]]]:
+    """Of each operator, direction and device what the first file has, by column; a lone reference is left out."""
+    known: dict[tuple[str, str, str], tuple[Results, Group, dict[str, Row]]] = {}
+    for results in files:
+        for group in first_shapes(results):
+            rows = rows_of(results, group)
+            if set(rows) - {"reference"}:
+                known.setdefault((results.device, group.operator, group.direction), (results, group, rows))
+    return list(known.values())
 
 
 def rows_of(results: Results, group: Group) -> dict[str, Row]:
@@ -56,27 +68,21 @@ def _cell(group: Group, row: Row | None) -> str:
 def sheet(files: list[Results]) -> Sheet:
     """A line per operator, direction and device."""
     lines = []
-    for results in files:
-        for group in first_shapes(results):
-            rows = rows_of(results, group)
-            if set(rows) <= {"reference"}:
-                continue
-            case = f"{group.operator} {group.direction}"
-            shape = "x".join(map(str, group.shape))
-            lines.append((case, shape, results.device, *(_cell(group, rows.get(column)) for column in COLUMNS)))
+    for results, group, rows in cases(files):
+        case, shape = f"{group.operator} {group.direction}", "x".join(map(str, group.shape))
+        lines.append((case, shape, results.device, *(_cell(group, rows.get(column)) for column in COLUMNS)))
     columns = ("operator", "shape", "device", *COLUMNS)
     return Sheet("ms (p20-p80), share of the copy ceiling", columns, sorted(lines, key=lambda line: line[0]))
 
 
 def slower(files: list[Results]) -> list[tuple[str, float]]:
     """The cases in which Triton takes more than 1.5 times as long as CUDA, with the ratio."""
-    cases = []
-    for results in files:
-        for group in first_shapes(results):
-            rows = rows_of(results, group)
-            if "Triton" in rows and "CUDA" in rows and rows["Triton"].median > SLOW * rows["CUDA"].median:
-                cases.append((group.case, rows["Triton"].median / rows["CUDA"].median))
-    return cases
+    ratios = {
+        group.case: rows["Triton"].median / rows["CUDA"].median
+        for _, group, rows in cases(files)
+        if "Triton" in rows and "CUDA" in rows
+    }
+    return [(case, ratio) for case, ratio in ratios.items() if ratio > SLOW]
 
 
 def draw(files: list[Results], path: Path) -> None:
@@ -86,19 +92,17 @@ def draw(files: list[Results], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    cases = [(results, group) for results in files for group in first_shapes(results)]
-    cases = [(group, rows_of(results, group)) for results, group in cases]
-    cases = [(group, rows) for group, rows in cases if not set(rows) <= {"reference"}][::-1]
-    figure, (times, shares) = plt.subplots(1, 2, figsize=(12, 2 + 0.2 * len(cases)), layout="constrained", sharey=True)
+    known = [(group, rows) for _, group, rows in cases(files)][::-1]
+    figure, (times, shares) = plt.subplots(1, 2, figsize=(12, 2 + 0.2 * len(known)), layout="constrained", sharey=True)
     for number, column in enumerate(COLUMNS):
-        points = [(rows[column], group, place) for place, (group, rows) in enumerate(cases) if column in rows]
+        points = [(rows[column], group, place) for place, (group, rows) in enumerate(known) if column in rows]
         places = [place for *_, place in points]
         style = {"marker": "so^Dv"[number], "ls": "", "ms": 5, "color": f"C{number}", "label": column}
         times.plot([1e3 * row.median for row, *_ in points], places, **style)
         shares.plot([100 * group.share(row) for row, group, _ in points], places, **style)
-    names = [f"{group.operator} {group.direction}, {'x'.join(map(str, group.shape))}" for group, _ in cases]
-    times.set_yticks(range(len(cases)), names, fontsize=6)
-    times.set(xscale="log", title="ms per call", ylim=(-1, len(cases)))
+    names = [f"{group.operator} {group.direction}, {'x'.join(map(str, group.shape))}" for group, _ in known]
+    times.set_yticks(range(len(known)), names, fontsize=6)
+    times.set(xscale="log", title="ms per call", ylim=(-1, len(known)))
     shares.set(xscale="log", title="share of the copy ceiling, %")
     for axes in (times, shares):
         axes.grid(alpha=0.3)
