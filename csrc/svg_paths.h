@@ -177,7 +177,7 @@ class Detour {
   }
 
  private:
-  static constexpr double kFree = 2.5;      // pixels at both ends where a way need not be covered, to meet what is seen
+  static constexpr double kFree = 2.5;  // pixels at both ends where a way need not be covered, to meet what is seen
   static constexpr double kShortest = 10.0;  // pixels of a run: of shorter ones too little would have to be covered
   static constexpr size_t kCorners = 4;
 
