@@ -1,4 +1,4 @@
-"""Hidden boundaries run elsewhere: what is seen stays, no edge is painted twice that need not be, and text is saved."""
+"""Hidden boundaries run elsewhere: what is seen stays, few edges are painted twice, and text is saved."""
 
 from collections import Counter
 from itertools import pairwise
@@ -133,7 +133,7 @@ def test_photographs(curves):
         assert len(hidden.text) < (0.9 if curves else 0.95) * len(plain.text)
         twice = [Counter(edge for _, text in paths_of(paths) for edge in pieces(text)) for paths in (plain, hidden)]
         often = [sum(times - 1 for times in found.values()) for found in twice]
-        assert often[1] < 0.3 * often[0]
+        assert often[1] < (0.24 if curves else 0.17) * often[0]
 
 
 @pytest.mark.parametrize("curves", [False, True])
