@@ -95,40 +95,37 @@ std::tuple<Tensor, Tensor> edge_points(const Tensor& any_points, const Tensor& a
   }
   Tensor out = empty({begin[arcs], 2}, ScalarType::Double, points);
   auto* moved = mutable_data<double>(out);
-  parallel(
-      arcs,
-      [&](int64_t a) {
-        double* next = moved + 2 * begin[a];
-        const int64_t first = offset[a], last = offset[a + 1] - 1;
-        if (!loop[a]) {
-          *next++ = point[2 * first];
-          *next++ = point[2 * first + 1];
-        }
-        for (int64_t i = first; i < last; ++i) {
-          int64_t y = point[2 * i], x = point[2 * i + 1];
-          const int64_t end_y = point[2 * i + 2], end_x = point[2 * i + 3];
-          const int dy = (end_y > y) - (end_y < y), dx = (end_x > x) - (end_x < x);
-          // The pixels on the left and on the right of the edge that starts here.
-          const int64_t left_y = (dy < 0 || dx > 0) ? -1 : 0, left_x = (dx < 0 || dy < 0) ? -1 : 0;
-          const int right_dy = dx, right_dx = -dy;
-          for (; y != end_y || x != end_x; y += dy, x += dx) {
-            const int64_t near_y = y + left_y, near_x = x + left_x;
-            const double by =
-                shift(picture, picture.label(near_y, near_x), picture.label(near_y + right_dy, near_x + right_dx),
-                      near_y, near_x, right_dy, right_dx);
-            *next++ = y + 0.5 * dy + by * right_dy;
-            *next++ = x + 0.5 * dx + by * right_dx;
-          }
-        }
-        if (loop[a]) {
-          next[0] = moved[2 * begin[a]];
-          next[1] = moved[2 * begin[a] + 1];
-        } else {
-          next[0] = point[2 * last];
-          next[1] = point[2 * last + 1];
-        }
-      },
-      64);
+  parallel_chains(begin, arcs, [&](int64_t a) {
+    double* next = moved + 2 * begin[a];
+    const int64_t first = offset[a], last = offset[a + 1] - 1;
+    if (!loop[a]) {
+      *next++ = point[2 * first];
+      *next++ = point[2 * first + 1];
+    }
+    for (int64_t i = first; i < last; ++i) {
+      int64_t y = point[2 * i], x = point[2 * i + 1];
+      const int64_t end_y = point[2 * i + 2], end_x = point[2 * i + 3];
+      const int dy = (end_y > y) - (end_y < y), dx = (end_x > x) - (end_x < x);
+      // The pixels on the left and on the right of the edge that starts here.
+      const int64_t left_y = (dy < 0 || dx > 0) ? -1 : 0, left_x = (dx < 0 || dy < 0) ? -1 : 0;
+      const int right_dy = dx, right_dx = -dy;
+      for (; y != end_y || x != end_x; y += dy, x += dx) {
+        const int64_t near_y = y + left_y, near_x = x + left_x;
+        const double by =
+            shift(picture, picture.label(near_y, near_x), picture.label(near_y + right_dy, near_x + right_dx), near_y,
+                  near_x, right_dy, right_dx);
+        *next++ = y + 0.5 * dy + by * right_dy;
+        *next++ = x + 0.5 * dx + by * right_dx;
+      }
+    }
+    if (loop[a]) {
+      next[0] = moved[2 * begin[a]];
+      next[1] = moved[2 * begin[a] + 1];
+    } else {
+      next[0] = point[2 * last];
+      next[1] = point[2 * last + 1];
+    }
+  });
   return {out, out_offsets};
 }
 

@@ -21,10 +21,16 @@ double norm(Vec a) { return std::sqrt(dot(a, a)); }
 
 using Cubic = std::array<Vec, 4>;
 
-Vec at(const Cubic& c, double t) {
-  const double s = 1 - t;
-  return s * s * s * c[0] + 3 * s * s * t * c[1] + 3 * s * t * t * c[2] + t * t * t * c[3];
-}
+// A cubic by its powers of t.
+struct Powers {
+  Vec a, b, c, d;
+
+  explicit Powers(const Cubic& p)
+      : a(p[0]), b(3 * (p[1] - p[0])), c(3 * (p[2] - p[1]) - b), d(p[3] - p[0] - 3 * (p[2] - p[1])) {}
+  Vec at(double t) const { return a + t * (b + t * (c + t * d)); }
+  Vec first(double t) const { return b + t * (2 * c + 3 * t * d); }
+  Vec second(double t) const { return 2 * c + 6 * t * d; }
+};
 
 constexpr int64_t kWindow = 4;          // points on either side that tell a direction
 constexpr double kCornerCosine = 0.64;  // a turn by more than 50 degrees is a corner
@@ -56,6 +62,8 @@ class Chain {
     const auto last = static_cast<int64_t>(points_.size()) - 1;
     for (int64_t i = 0; i <= last; ++i)
       if (!corner_[i]) anchor_[i] = 0.25 * (point(i - 1) + 2 * point(i) + point(i + 1));
+    along_.resize(points_.size());
+    for (int64_t i = 1; i <= last; ++i) along_[i] = along_[i - 1] + norm(points_[i] - points_[i - 1]);
   }
 
   // Control points: the first, then three for every piece; those of a line lie at its ends.
@@ -66,20 +74,23 @@ class Chain {
     const auto corners = closed_ ? std::count(corner_.begin() + 1, corner_.end(), 1) : 3;
     const int64_t longest_line = corners < 3 ? std::max<int64_t>(last / 3, 1) : last;
     const int64_t longest_curve = corners < 1 ? std::max<int64_t>(last / 2, 1) : last;
-    for (int64_t begin = 0; begin < last;) {
-      int64_t stop = begin + 1;
+    for (int64_t begin = 0, stop = 0; begin < last;) {
+      if (stop <= begin) stop = begin + 1;
       while (stop < last && !corner_[stop]) ++stop;
-      Cubic line, curve;
       int64_t end =
-          longest(begin, std::min(stop, begin + longest_line), [&](int64_t to) { return fits_line(begin, to, line); });
-      fits_line(begin, end, line);
-      const int64_t bent = longest(begin, std::min(stop, begin + longest_curve),
-                                   [&](int64_t to) { return fits_curve(begin, to, curve); });
-      if (bent - begin >= kCurvePrice * (end - begin) && fits_curve(begin, bent, curve)) {
-        line = curve;
+          longest(begin, begin, std::min(stop, begin + longest_line), [&](int64_t to) { return fits_line(begin, to); });
+      Cubic piece{anchor_[begin], anchor_[begin], anchor_[end], anchor_[end]}, fitted, curve;
+      const auto worth = begin + static_cast<int64_t>(std::ceil(kCurvePrice * static_cast<double>(end - begin)));
+      const int64_t bent = longest(begin, worth, std::min(stop, begin + longest_curve), [&](int64_t to) {
+        if (!fits_curve(begin, to, fitted)) return false;
+        curve = fitted;
+        return true;
+      });
+      if (bent >= worth) {
+        piece = curve;
         end = bent;
       }
-      out.insert(out.end(), {line[1], line[2], line[3]});
+      out.insert(out.end(), {piece[1], piece[2], piece[3]});
       begin = end;
     }
     return out;
@@ -164,11 +175,12 @@ class Chain {
     return true;
   }
 
-  // The largest end for which fits(end) holds, by doubling and halving; begin + 1 holds always.
+  // The largest end for which fits(end) holds, by doubling and halving; begin + 1 holds always. Which one below
+  // `worth` does not matter.
   template <typename Fits>
-  static int64_t longest(int64_t begin, int64_t stop, const Fits& fits) {
+  static int64_t longest(int64_t begin, int64_t worth, int64_t stop, const Fits& fits) {
     int64_t good = begin + 1, step = 2, bad = stop + 1;
-    while (good < stop) {
+    while (good < stop && worth < bad) {
       const int64_t end = std::min(begin + 2 * step, stop);
       if (!fits(end)) {
         bad = end;
@@ -177,16 +189,15 @@ class Chain {
       good = end;
       step *= 2;
     }
-    while (bad - good > 1 && bad <= stop) {
+    while (bad - good > 1 && worth < bad && bad <= stop) {
       const int64_t middle = (good + bad) / 2;
       (fits(middle) ? good : bad) = middle;
     }
     return good;
   }
 
-  bool fits_line(int64_t begin, int64_t end, Cubic& out) const {
-    const Vec a = anchor_[begin], b = anchor_[end], side = b - a;
-    out = {a, a, b, b};
+  bool fits_line(int64_t begin, int64_t end) const {
+    const Vec a = anchor_[begin], side = anchor_[end] - a;
     const double square = dot(side, side);
     if (end - begin > 1 && !(square > 0)) return false;
     for (int64_t i = begin + 1; i < end; ++i) {
@@ -209,20 +220,17 @@ class Chain {
   // direction.
   bool fits_curve(int64_t begin, int64_t end, Cubic& out) const {
     const int64_t count = end - begin - 1;
-    if (count < 2) return fits_line(begin, end, out);
     const Vec a = anchor_[begin], d = anchor_[end];
-    std::vector<double>& t = parameters_;
-    t.assign(count, 0);
-    double length = 0;
-    Vec before = a;
-    for (int64_t i = 0; i < count; ++i) {
-      length += norm(points_[begin + 1 + i] - before);
-      before = points_[begin + 1 + i];
-      t[i] = length;
+    if (count < 2) {
+      out = {a, a, d, d};
+      return fits_line(begin, end);
     }
-    length += norm(d - before);
+    std::vector<double>& t = parameters_;
+    t.resize(count);
+    const double first_length = norm(points_[begin + 1] - a), *along = &along_[begin + 1];
+    const double length = first_length + (along[count - 1] - along[0]) + norm(d - points_[end - 1]);
     if (!(length > 0)) return false;
-    for (double& value : t) value /= length;
+    for (int64_t i = 0; i < count; ++i) t[i] = (first_length + (along[i] - along[0])) / length;
     const bool free_start = corner_[begin], free_end = corner_[end];
     const Vec start = free_start ? Vec{0, 0} : tangent(begin), finish = free_end ? Vec{0, 0} : tangent(end);
     double previous = INFINITY;
@@ -232,28 +240,26 @@ class Chain {
       if (!free_start && dot(first, start) < 0) return false;
       if (!free_end && dot(second, finish) > 0) return false;
       if (norm(first) > length || norm(second) > length) return false;
+      const Powers curve(out);
+      const double most = std::min(9 * limit_, 0.95 * previous);
       double worst = 0;
       for (int64_t i = 0; i < count; ++i) {
-        const Vec off = at(out, t[i]) - points_[begin + 1 + i];
+        const Vec off = curve.at(t[i]) - points_[begin + 1 + i];
         worst = std::max(worst, dot(off, off));
+        if (worst > most && worst > limit_) return false;
       }
       if (worst <= limit_) return true;
-      if (worst > 9 * limit_ || worst > 0.95 * previous) return false;
       previous = worst;
-      project(begin, count, out);
+      project(begin, count, curve);
     }
     return false;
   }
 
   // One step of Newton's method for each parameter.
-  void project(int64_t begin, int64_t count, const Cubic& c) const {
-    const Vec d0 = 3 * (c[1] - c[0]), d1 = 3 * (c[2] - c[1]), d2 = 3 * (c[3] - c[2]);
-    const Vec e0 = 2 * (d1 - d0), e1 = 2 * (d2 - d1);
+  void project(int64_t begin, int64_t count, const Powers& curve) const {
     for (int64_t i = 0; i < count; ++i) {
       double& t = parameters_[i];
-      const double s = 1 - t;
-      const Vec off = at(c, t) - points_[begin + 1 + i];
-      const Vec first = s * s * d0 + 2 * s * t * d1 + t * t * d2, second = s * e0 + t * e1;
+      const Vec off = curve.at(t) - points_[begin + 1 + i], first = curve.first(t), second = curve.second(t);
       const double slope = dot(first, first) + dot(off, second);
       if (slope > 0) t = std::clamp(t - dot(off, first) / slope, 0.0, 1.0);
     }
@@ -268,7 +274,7 @@ class Chain {
       const double t = parameters_[i], s = 1 - t;
       const double b1 = 3 * s * s * t, b2 = 3 * s * t * t;
       // Handles are offsets from the ends: the curve without them is the ends' share.
-      const Vec rest = points_[begin + 1 + i] - (s * s * s + b1) * a - (b2 + t * t * t) * d;
+      const Vec rest = points_[begin + 1 + i] - a - t * t * (3 - 2 * t) * (d - a);
       s11 += b1 * b1;
       s12 += b1 * b2;
       s22 += b2 * b2;
@@ -306,6 +312,7 @@ class Chain {
   const bool closed_;
   const double limit_;
   std::vector<Vec> points_, anchor_;  // anchor: where pieces may meet
+  std::vector<double> along_;         // the length of the chain up to each point
   std::vector<uint8_t> corner_;
   mutable std::vector<double> parameters_;
 };
@@ -324,10 +331,9 @@ std::tuple<Tensor, Tensor> fit_curves(const Tensor& any_points, const Tensor& an
   const auto* loop = data<bool>(closed);
   check_chains(offsets, points.size(0), [](int64_t) { return 2; });
   std::vector<std::vector<Vec>> fitted(arcs);
-  parallel(
-      arcs,
-      [&](int64_t a) { fitted[a] = Chain(point + 2 * offset[a], offset[a + 1] - offset[a], loop[a], tolerance).fit(); },
-      64);
+  parallel_chains(offset, arcs, [&](int64_t a) {
+    fitted[a] = Chain(point + 2 * offset[a], offset[a + 1] - offset[a], loop[a], tolerance).fit();
+  });
   Tensor out_offsets = empty({arcs + 1}, ScalarType::Long, points);
   auto* begin = mutable_data<int64_t>(out_offsets);
   begin[0] = 0;

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from torch import Tensor
 
@@ -29,9 +29,15 @@ def _norm(a: complex) -> float:
     return math.sqrt(_dot(a, a))
 
 
-def _at(c: Cubic, t: float) -> complex:
-    s = 1 - t
-    return s * s * s * c[0] + 3 * s * s * t * c[1] + 3 * s * t * t * c[2] + t * t * t * c[3]
+def _powers(p: Cubic) -> Cubic:
+    """The factors of 1, t, t^2 and t^3."""
+    b = 3 * (p[1] - p[0])
+    return p[0], b, 3 * (p[2] - p[1]) - b, p[3] - p[0] - 3 * (p[2] - p[1])
+
+
+def _at(powers: Cubic, t: float) -> complex:
+    a, b, c, d = powers
+    return a + t * (b + t * (c + t * d))
 
 
 def _clamp(value: float, low: float, high: float) -> float:
@@ -147,6 +153,8 @@ class _Chain:
             p if corner else 0.25 * (self.point(i - 1) + 2 * p + self.point(i + 1))
             for i, (p, corner) in enumerate(zip(self.points, self.corner, strict=True))
         ]
+        # The length of the chain up to each point.
+        self.along = list(accumulate((_norm(b - a) for a, b in pairwise(self.points)), initial=0.0))
 
     def point(self, i: int) -> complex:
         if self.closed:
@@ -200,16 +208,12 @@ class _Chain:
         if len(points) < 2:
             return self.line(begin, end)
         a, d = self.anchor[begin], self.anchor[end]
-        t = []
-        length, before = 0.0, a
-        for p in points:
-            length += _norm(p - before)
-            before = p
-            t.append(length)
-        length += _norm(d - before)
+        along = [self.along[i] - self.along[begin + 1] for i in range(begin + 1, end)]
+        first_length = _norm(points[0] - a)
+        length = first_length + along[-1] + _norm(d - points[-1])
         if not length > 0:
             return None
-        t = [value / length for value in t]
+        t = [(first_length + value) / length for value in along]
         start, finish = self.tangent(begin), self.tangent(end)
         previous = math.inf
         for _ in range(ROUNDS):
@@ -224,16 +228,17 @@ class _Chain:
                 return None
             if _norm(first) > length or _norm(second) > length:
                 return None
+            powers = _powers(curve)
             worst = 0.0
             for value, p in zip(t, points, strict=True):
-                off = _at(curve, value) - p
+                off = _at(powers, value) - p
                 worst = max(worst, _dot(off, off))
             if worst <= self.limit:
                 return curve
             if worst > 9 * self.limit or worst > 0.95 * previous:
                 return None
             previous = worst
-            t = [_projected(curve, value, p) for value, p in zip(t, points, strict=True)]
+            t = [_projected(powers, value, p) for value, p in zip(t, points, strict=True)]
         return None
 
     def handles(
@@ -247,7 +252,7 @@ class _Chain:
             s = 1 - value
             b1, b2 = 3 * s * s * value, 3 * s * value * value
             # The curve without handles is the ends' share.
-            rest = p - (s * s * s + b1) * a - (b2 + value * value * value) * d
+            rest = p - a - value * value * (3 - 2 * value) * (d - a)
             s11 += b1 * b1
             s12 += b1 * b2
             s22 += b2 * b2
@@ -277,14 +282,12 @@ class _Chain:
         return h1, 1 / s22 * (r2 - s12 * h1)
 
 
-def _projected(c: Cubic, t: float, p: complex) -> float:
+def _projected(powers: Cubic, t: float, p: complex) -> float:
     """One step of Newton's method towards the nearest point of the curve."""
-    d0, d1, d2 = 3 * (c[1] - c[0]), 3 * (c[2] - c[1]), 3 * (c[3] - c[2])
-    e0, e1 = 2 * (d1 - d0), 2 * (d2 - d1)
-    s = 1 - t
-    off = _at(c, t) - p
-    first = s * s * d0 + 2 * s * t * d1 + t * t * d2
-    second = s * e0 + t * e1
+    _, b, c, d = powers
+    off = _at(powers, t) - p
+    first = b + t * (2 * c + 3 * t * d)
+    second = 2 * c + 6 * t * d
     slope = _dot(first, first) + _dot(off, second)
     return _clamp(t - _dot(off, first) / slope, 0.0, 1.0) if slope > 0 else t
 
