@@ -9,22 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ._checks import check_float, check_int
+from ._schema import ops
 from .fills import Fills, fit_fills
 from .hierarchy import Hierarchy, Selection
 from .imaging import check_picture
-from .ops import (
-    Arcs,
-    Chains,
-    color_sums,
-    edge_points,
-    fit_curves,
-    merge_tree,
-    region_graph,
-    segment_moments,
-    simplify,
-    svg_paths,
-    trace,
-)
+from .ops import Arcs, Chains, color_sums, merge_tree, region_graph, segment_moments, simplify, trace
 from .partition import Partition
 from .tokenizer import Tokenizer
 
@@ -38,6 +27,9 @@ GRADIENT_BYTES, GRADIENT_SHARE = 150, 0.5
 #: a power of two. What rounding leaves is less than this strength, which stands for a squared error below 1/2.
 _SCALE = 2.0**-13
 _SQUARED_ERROR: dict[str, Any] = {"criterion": "bic", "noise": 1 / (2 * math.pi), "strength": 5e-10}
+
+#: Of a path along a side of the picture: differences are added up in int64, and curves may go beyond the frame.
+_MOST_UNITS = 2**28
 
 
 def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
@@ -117,7 +109,8 @@ def to_svg(
 
     Raises:
         TypeError: the image is neither floating point nor uint8.
-        ValueError: `image` and `partition` are not one image of the same size; curves with tolerance 0.
+        ValueError: `image` and `partition` are not one image of the same size; curves with tolerance 0, or with more
+            decimals than 2^28 units along the longer side have.
 
     Note:
         Runs on the CPU, without gradient. Means and gradients are of the encoded sRGB values, as renderers mix them.
@@ -142,23 +135,22 @@ def to_svg(
         pixels = torch.cat([((pixels[:3] * alpha + 127) // 255).to(torch.uint8), pixels[3:]])
     labels, segments = partition.labels[0].cpu(), int(partition.counts[0])
     height, width = labels.shape
+    decimals = int(math.log10(_MOST_UNITS / max(height, width)))
+    if curves and precision > decimals:
+        raise ValueError(f"precision: expected at most {decimals} for {width} x {height} pixels; found {precision}")
     fills = fit_fills(color_sums(pixels, labels, num_segments=segments).numpy())
     opacity = fills.mean[:, 3] / 255 if pixels.shape[0] == 4 else np.ones(segments)
     opaque = opacity > 1 - 0.5 / 255
 
+    # From here to the paths by the operators themselves: what each makes is what the next one's function would check.
     arcs = trace(labels)
     scale = 10**precision if curves else 1
     points, offsets = _outlines(arcs, pixels, labels, fills, tolerance, curves)
     exact = not curves and len(points) == len(arcs.points)
-    text, bounds, order = svg_paths(
-        points,
-        offsets,
-        arcs,
-        opaque=torch.from_numpy(opaque),
-        curves=curves,
-        scale=scale,
-        size=None if exact else (height, width),
-    )
+    rings = arcs.left, arcs.right, arcs.ring_arcs, arcs.ring_offsets
+    picture = (0, 0) if exact else (height, width)
+    layers = torch.from_numpy(opaque), curves, float(scale)
+    text, bounds, order = ops.svg_paths(points, offsets, *rings, *layers, *picture)
     data, ends = text.numpy().tobytes().decode("ascii"), bounds.tolist()
     paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, opacity))]
     size = 110 + 40 * segments + len(data)  # about that of the file, with the tags around all and around each path
@@ -187,8 +179,9 @@ def _outlines(
         start = fills.mean - (slopes * fills.centroid[:, None, :]).sum(-1)
         planes = torch.from_numpy(np.concatenate([start[:, :, None], slopes], -1))
         noise = torch.from_numpy(fills.linear_error / np.maximum(fills.count, 1))
-        fitted = fit_curves(edge_points(arcs, pixels, labels, planes=planes, noise=noise), tolerance=tolerance)
-        return _keep_frame(arcs, fitted, labels)
+        edges = ops.edge_points(arcs.points, arcs.offsets, arcs.closed, pixels, labels, planes, noise)
+        points, offsets = ops.fit_curves(*edges, arcs.closed, tolerance)
+        return _keep_frame(arcs, Chains(points, offsets, arcs.closed), labels)
     if tolerance > 0:
         arcs = simplify(arcs, tolerance=tolerance, method="douglas-peucker")
     return arcs.points.double(), arcs.offsets

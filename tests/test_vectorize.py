@@ -372,6 +372,7 @@ def test_segments_without_pixels_and_no_segments():
         ({"curves": True}, ValueError, "tolerance: expected a number > 0 for curves; found 0"),
         ({"precision": -1}, ValueError, "precision: expected"),
         ({"precision": 1.5}, TypeError, "precision: expected"),
+        ({"precision": 400, "curves": True, "tolerance": 1.0}, ValueError, "precision: expected at most 7 for 5 x 4"),
     ],
 )
 def test_bad_arguments(change, error, message):
