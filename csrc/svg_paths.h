@@ -47,23 +47,31 @@ void cross_rows(Point a, Point b, int64_t height, const Cross& cross) {
 class Cover {
  public:
   Cover(int64_t height, int64_t width, int64_t segments)
-      : height_(height), width_(width), covered_(height * width, 0), begin_(segments + 1, 0), crossings_(height) {}
+      : height_(height), width_(width), covered_(height * width, 0), begin_(segments + 1, 0) {}
 
   // A line of the outline between two segments.
   void add(Point a, Point b, int32_t left, int32_t right) {
     cross_rows(a, b, height_, [&](int64_t row, double x, bool down) {
-      crossings_[row].push_back({x, down ? right : left, down ? left : right});
+      crossings_.push_back({row, x, down ? right : left, down ? left : right});
     });
   }
   // After all lines. Where outlines cross each other there is no segment.
   void finish() {
-    for (auto& row : crossings_) std::sort(row.begin(), row.end());
+    // By rows first: each has few.
+    std::vector<int64_t> end(height_ + 1, 0);
+    for (const auto& crossing : crossings_) ++end[crossing.row + 1];
+    for (int64_t row = 0; row < height_; ++row) end[row + 1] += end[row];
+    std::vector<Crossing> sorted(crossings_.size());
+    for (const auto& crossing : crossings_) sorted[end[crossing.row]++] = crossing;
+    for (int64_t row = 0; row < height_; ++row)
+      std::sort(sorted.begin() + (row ? end[row - 1] : 0), sorted.begin() + end[row]);
+    crossings_.swap(sorted);
     each_run([&](int32_t segment, Pixels) { ++begin_[segment + 1]; });
     for (size_t i = 1; i < begin_.size(); ++i) begin_[i] += begin_[i - 1];
     runs_.resize(begin_.back());
     auto next = begin_;
     each_run([&](int32_t segment, Pixels run) { runs_[next[segment]++] = run; });
-    std::vector<std::vector<Crossing>>().swap(crossings_);
+    std::vector<Crossing>().swap(crossings_);
   }
   void paint(int32_t segment) {
     for (int64_t i = begin_[segment]; i < begin_[segment + 1]; ++i)
@@ -94,6 +102,7 @@ class Cover {
 
  private:
   struct Crossing {
+    int64_t row;
     double x;
     int32_t west, east;  // segments
     bool operator<(const Crossing& o) const { return std::tie(x, west, east) < std::tie(o.x, o.west, o.east); }
@@ -103,19 +112,19 @@ class Cover {
   };
   template <typename Body>
   void each_run(const Body& body) const {
-    for (int64_t row = 0; row < height_; ++row)
-      for (size_t i = 0; i + 1 < crossings_[row].size(); ++i) {
-        const auto &from = crossings_[row][i], &to = crossings_[row][i + 1];
-        const int64_t begin = first_pixel(from.x, width_), end = first_pixel(to.x, width_);
-        if (from.east >= 0 && from.east == to.west && begin < end) body(from.east, {row * width_ + begin, end - begin});
-      }
+    for (size_t i = 0; i + 1 < crossings_.size(); ++i) {
+      const auto &from = crossings_[i], &to = crossings_[i + 1];
+      if (from.row != to.row || from.east < 0 || from.east != to.west) continue;
+      const int64_t begin = first_pixel(from.x, width_), end = first_pixel(to.x, width_);
+      if (begin < end) body(from.east, {from.row * width_ + begin, end - begin});
+    }
   }
 
   int64_t height_, width_;
   std::vector<uint8_t> covered_;  // [H,W]
   std::vector<int64_t> begin_;    // [K+1]: the runs of each segment
   std::vector<Pixels> runs_;
-  std::vector<std::vector<Crossing>> crossings_;  // by row
+  std::vector<Crossing> crossings_;
 };
 
 // A part of a region's boundary that is hidden.

@@ -425,17 +425,19 @@ std::tuple<Tensor, Tensor, Tensor> svg_paths(const Tensor& any_points, const Ten
   const bool hide = height > 0 && width > 0;
   const Map map(left, right, ring_arcs, ring_offsets, opaque.size(0));
   const Writer writer(data<double>(points), offset, arcs, curves, scale);
+  const int64_t most = hide ? kHidden : INT64_MAX;
   std::vector<int64_t> price(arcs);
   std::string text;
   for (int64_t a = 0; a < arcs; ++a) {
+    const auto dart = static_cast<int32_t>(2 * a);
     text.clear();
     Pen pen(text);
-    pen.begin(writer.start(static_cast<int32_t>(2 * a)), true);
+    pen.begin(writer.start(dart), true);
     const size_t before = text.size();
-    writer.draw(pen, static_cast<int32_t>(2 * a));
+    const auto size = [&] { return static_cast<int64_t>(text.size() - before); };
+    for (int64_t i = 0; i < writer.pieces(dart) && size() < most; ++i) writer.draw(pen, dart, i);
     pen.close();
-    price[a] = static_cast<int64_t>(text.size() - before);
-    if (hide) price[a] = std::min(price[a], kHidden);
+    price[a] = std::min(size(), most);
   }
 
   std::optional<Hider> hider;
