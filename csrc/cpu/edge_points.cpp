@@ -21,11 +21,6 @@ struct Picture {
   int32_t label(int64_t y, int64_t x) const {
     return y < 0 || y >= height || x < 0 || x >= width ? -1 : labels[y * width + x];
   }
-  double color(int64_t k, int64_t c, double y, double x) const {
-    const double* plane = planes + (k * channels + c) * 3;
-    return plane[0] + plane[1] * y + plane[2] * x;
-  }
-  double pixel(int64_t c, int64_t y, int64_t x) const { return pixels[(c * height + y) * width + x]; }
 };
 
 // How far the edge between pixel (y, x) of segment `near` and the next one in direction (dy, dx), of segment `far`,
@@ -33,24 +28,29 @@ struct Picture {
 double shift(const Picture& p, int32_t near, int32_t far, int64_t y, int64_t x, int dy, int dx) {
   if (near < 0 || far < 0 || near >= p.segments || far >= p.segments) return 0;
   const double at_y = y + 0.5 * dy, at_x = x + 0.5 * dx;
-  double contrast = 0, moved = 0;
-  for (int64_t c = 0; c < p.channels; ++c) {
-    const double step = p.color(far, c, at_y, at_x) - p.color(near, c, at_y, at_x);
+  // Pixels on the near side, from the edge on, and on the far one.
+  int before = 1, after = 1;
+  while (before < kDepth && p.label(y - before * dy, x - before * dx) == near) ++before;
+  while (after < kDepth && p.label(y + (after + 1) * dy, x + (after + 1) * dx) == far) ++after;
+  const double *near_plane = p.planes + near * p.channels * 3, *far_plane = p.planes + far * p.channels * 3;
+  const uint8_t* pixel = p.pixels + y * p.width + x;
+  const int64_t next = dy * p.width + dx;
+  double contrast = 0, along[2 * kDepth] = {};  // the pixels' difference from the near colour, along that of the two
+  for (int64_t c = 0; c < p.channels; ++c, near_plane += 3, far_plane += 3, pixel += p.height * p.width) {
+    const double base = near_plane[0] + near_plane[1] * at_y + near_plane[2] * at_x;
+    const double step = far_plane[0] + far_plane[1] * at_y + far_plane[2] * at_x - base;
+    const double slope = near_plane[1] * dy + near_plane[2] * dx;
+    const double growth = far_plane[1] * dy + far_plane[2] * dx - slope;
     contrast += step * step;
+    for (int i = 1 - before; i <= after; ++i)
+      along[i + kDepth - 1] += (pixel[i * next] - (base + (i - 0.5) * slope)) * (step + (i - 0.5) * growth);
   }
   if (contrast <= 0) return 0;
   // The share of each pixel that the far side covers, where its colour lies between those of the two.
-  const auto share = [&](int64_t at_y, int64_t at_x) {
-    double sum = 0;
-    for (int64_t c = 0; c < p.channels; ++c) {
-      const double base = p.color(near, c, at_y, at_x), step = p.color(far, c, at_y, at_x) - base;
-      sum += (p.pixel(c, at_y, at_x) - base) * step;
-    }
-    return std::clamp(sum / contrast, 0.0, 1.0);
-  };
-  for (int i = 0; i < kDepth && p.label(y - i * dy, x - i * dx) == near; ++i) moved -= share(y - i * dy, x - i * dx);
-  for (int i = 1; i <= kDepth && p.label(y + i * dy, x + i * dx) == far; ++i)
-    moved += 1 - share(y + i * dy, x + i * dx);
+  const auto share = [&](int i) { return std::clamp(along[i + kDepth - 1] / contrast, 0.0, 1.0); };
+  double moved = 0;
+  for (int i = 0; i < before; ++i) moved -= share(-i);
+  for (int i = 1; i <= after; ++i) moved += 1 - share(i);
   return std::clamp(moved, -kMostShift, kMostShift) * contrast / (contrast + p.noise[near] + p.noise[far]);
 }
 

@@ -23,37 +23,37 @@ def edge_points(
     def label(y: int, x: int) -> int:
         return segments[y][x] if 0 <= y < height and 0 <= x < width else -1
 
-    def colors(k: int, y: float, x: float) -> list[float]:
-        return [a + b * y + c * x for a, b, c in plane[k]]
-
     def shift(y: int, x: int, dy: int, dx: int) -> float:
         """How far the edge between pixel (y, x) and the next one in direction (dy, dx) lies in that direction."""
         near, far = label(y, x), label(y + dy, x + dx)
         if not (0 <= near < len(plane) and 0 <= far < len(plane)):
             return 0.0
-        here, there = colors(near, y + 0.5 * dy, x + 0.5 * dx), colors(far, y + 0.5 * dy, x + 0.5 * dx)
-        contrast = 0.0
-        for a, b in zip(here, there, strict=True):
-            contrast += (b - a) * (b - a)
+        # Pixels on the near side, from the edge on, and on the far one.
+        before = after = 1
+        while before < DEPTH and label(y - before * dy, x - before * dx) == near:
+            before += 1
+        while after < DEPTH and label(y + (after + 1) * dy, x + (after + 1) * dx) == far:
+            after += 1
+        at_y, at_x = y + 0.5 * dy, x + 0.5 * dx
+        contrast, along = 0.0, dict.fromkeys(range(1 - before, after + 1), 0.0)
+        for c, ((a, b_y, b_x), (far_a, far_b_y, far_b_x)) in enumerate(zip(plane[near], plane[far], strict=True)):
+            base = a + b_y * at_y + b_x * at_x
+            step = far_a + far_b_y * at_y + far_b_x * at_x - base
+            slope = b_y * dy + b_x * dx
+            growth = far_b_y * dy + far_b_x * dx - slope
+            contrast += step * step
+            for i in along:
+                off = pixels[y + i * dy][x + i * dx][c] - (base + (i - 0.5) * slope)
+                along[i] += off * (step + (i - 0.5) * growth)
         if contrast <= 0:
             return 0.0
-
-        def share(y: int, x: int) -> float:
-            """The share of a pixel that the far side covers, where its colour lies between those of the two."""
-            total = 0.0
-            for value, a, b in zip(pixels[y][x], colors(near, y, x), colors(far, y, x), strict=True):
-                total += (value - a) * (b - a)
-            return _clamp(total / contrast, 0.0, 1.0)
-
+        # The share of each pixel that the far side covers, where its colour lies between those of the two.
+        share = {i: _clamp(value / contrast, 0.0, 1.0) for i, value in along.items()}
         moved = 0.0
-        for i in range(DEPTH):
-            if label(y - i * dy, x - i * dx) != near:
-                break
-            moved -= share(y - i * dy, x - i * dx)
-        for i in range(1, DEPTH + 1):
-            if label(y + i * dy, x + i * dx) != far:
-                break
-            moved += 1 - share(y + i * dy, x + i * dx)
+        for i in range(before):
+            moved -= share[-i]
+        for i in range(1, after + 1):
+            moved += 1 - share[i]
         weight = contrast + errors[near] + errors[far]
         moved = _clamp(moved, -MOST_SHIFT, MOST_SHIFT) * contrast
         # As of IEEE 754, where Python raises an error.
