@@ -79,14 +79,14 @@ class Layers {
       if (!darts_[s].empty()) push(static_cast<int32_t>(s));
   }
 
-  // Calls paint(segment, boundary darts) from the top to the bottom.
+  // Calls paint(segment, boundary darts, whether nothing opaque goes below) from the top to the bottom.
   template <typename Paint>
   void each(const Paint& paint) {
     std::vector<uint8_t> painted(parent_.size(), 0);
-    const auto put = [&](int32_t s) {
+    const auto put = [&](int32_t s, bool bottom) {
       auto& darts = darts_[s];
       std::erase_if(darts, [&](int32_t d) { return region(d ^ 1) == s; });
-      paint(s, darts);
+      paint(s, darts, bottom);
       painted[s] = 1;
     };
     while (!queue_.empty()) {
@@ -100,7 +100,7 @@ class Layers {
         push(s);
         continue;
       }
-      put(s);
+      put(s, false);
       // It joins what lies below.
       const auto touched = shared_[s];
       parent_[s] = below;
@@ -112,7 +112,7 @@ class Layers {
         if (shared_[other].size() <= kSmall) push(other);
     }
     for (size_t s = 0; s < parent_.size(); ++s)
-      if (parent_[s] == static_cast<int32_t>(s) && !darts_[s].empty() && !painted[s]) put(static_cast<int32_t>(s));
+      if (parent_[s] == static_cast<int32_t>(s) && !darts_[s].empty() && !painted[s]) put(static_cast<int32_t>(s), true);
   }
 
   int32_t region(int32_t dart) {
@@ -308,9 +308,14 @@ class Writer {
 // is painted on top.
 class Hider {
  public:
-  Hider(const Map& map, const Writer& writer, const int64_t* offsets, int64_t height, int64_t width, int64_t segments,
-        double scale)
-      : map_(map), writer_(writer), painted_(segments, 0), cover_(height, width, segments), detour_(cover_, scale) {
+  Hider(const Map& map, const Writer& writer, const int64_t* offsets, const bool* opaque, int64_t height, int64_t width,
+        int64_t segments, double scale)
+      : map_(map),
+        writer_(writer),
+        opaque_(opaque),
+        painted_(segments, 0),
+        cover_(height, width, segments),
+        detour_(cover_, scale) {
     const auto arcs = static_cast<int32_t>(map.side.size() / 2);
     flat_.reserve(2 * offsets[arcs]);
     flat_at_.resize(offsets[arcs]);
@@ -332,10 +337,11 @@ class Hider {
     painted_[segment] = 1;
     cover_.paint(segment);
   }
-  // Not where there is no segment on the other side: there the background would show at the edge of what covers it.
-  bool hidden(int32_t dart, int32_t segment) const {
+  // At the bottom not where nothing opaque is on the other side: there the background would show at the edge of what
+  // covers it.
+  bool hidden(int32_t dart, int32_t segment, bool bottom) const {
     const int32_t other = map_.side[dart ^ 1];
-    return other >= 0 && (map_.side[dart] != segment || painted_[other]);
+    return (!bottom || (other >= 0 && opaque_[other])) && (map_.side[dart] != segment || painted(other));
   }
 
   // Draws darts of the region of a segment, all of them hidden.
@@ -345,7 +351,7 @@ class Hider {
     bool near = true;
     for (size_t k = 0; k < count; ++k) {
       const int32_t d = darts[k];
-      const int side = map_.side[d] == segment ? -1 : painted_[map_.side[d ^ 1]] ? 0 : 1;
+      const int side = map_.side[d] == segment ? -1 : painted(map_.side[d ^ 1]) ? 0 : 1;
       for (int64_t i = 0; i < writer_.pieces(d); ++i) {
         int64_t at = flat_at_[writer_.knot(d, i)];
         const int64_t end = flat_at_[writer_.knot(d, i + 1)], step = at < end ? 1 : -1;
@@ -370,6 +376,7 @@ class Hider {
     size_t end;  // in the run
   };
 
+  bool painted(int32_t segment) const { return segment >= 0 && painted_[segment]; }
   bool inside(Point p) const {
     return -1 <= p.x && p.x <= cover_.width() + 1 && -1 <= p.y && p.y <= cover_.height() + 1;
   }
@@ -388,9 +395,10 @@ class Hider {
 
   const Map& map_;
   const Writer& writer_;
+  const bool* opaque_;
   std::vector<Point> flat_;      // all arcs as lines
   std::vector<size_t> flat_at_;  // [P]: where in it the ends of pieces are
-  std::vector<uint8_t> painted_;
+  std::vector<uint8_t> painted_;  // opaque segments
   Cover cover_;
   Detour detour_;
   Run run_;
@@ -441,15 +449,15 @@ std::tuple<Tensor, Tensor, Tensor> svg_paths(const Tensor& any_points, const Ten
   }
 
   std::optional<Hider> hider;
-  if (hide) hider.emplace(map, writer, offset, height, width, opaque.size(0), scale);
+  if (hide) hider.emplace(map, writer, offset, data<bool>(opaque), height, width, opaque.size(0), scale);
   Layers layers(map, price, data<bool>(opaque), opaque.size(0));
   std::vector<uint8_t> seen(2 * arcs, 0);
   std::vector<std::string> paths;
   std::vector<int32_t> order, ring;
-  layers.each([&](int32_t segment, const std::vector<int32_t>& darts) {
+  layers.each([&](int32_t segment, const std::vector<int32_t>& darts, bool bottom) {
     std::string path;
     Pen pen(path);
-    const auto hidden = [&](int32_t d) { return hider && hider->hidden(d, segment); };
+    const auto hidden = [&](int32_t d) { return hider && hider->hidden(d, segment, bottom); };
     for (int32_t d : darts) seen[d] = 0;
     for (int32_t d : darts) {
       if (seen[d]) continue;

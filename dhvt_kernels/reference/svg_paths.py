@@ -99,8 +99,9 @@ class _Layers:
             if darts:
                 self._push(s)
 
-    def each(self) -> Iterator[tuple[int, list[int]]]:
-        """Segments and the boundary darts of their regions, from the top to the bottom."""
+    def each(self) -> Iterator[tuple[int, list[int], bool]]:
+        """Segments, the boundary darts of their regions, and whether nothing opaque goes below: from the top to the
+        bottom."""
         painted = set()
         while self.queue:
             key, s, version = heapq.heappop(self.queue)
@@ -114,7 +115,7 @@ class _Layers:
                 continue
             painted.add(s)
             darts = self._boundary(s)
-            yield s, darts
+            yield s, darts, False
             # It joins what lies below.
             touched = [*self.shared[s]]
             self.parent[s] = below
@@ -126,7 +127,7 @@ class _Layers:
                     self._push(other)
         for s, darts in enumerate(self.darts):
             if self.parent[s] == s and darts and s not in painted:
-                yield s, self._boundary(s)
+                yield s, self._boundary(s), True
 
     def region(self, dart: int) -> int:
         s = self.side[dart]
@@ -162,8 +163,10 @@ class _Layers:
 class _Hider:
     """Draws darts of one region that follow each other and are hidden: in another way where there is one."""
 
-    def __init__(self, outlines: "_Outlines", side: list[int], scale: float, height: int, width: int) -> None:
-        self.outlines, self.side, self.scale = outlines, side, scale
+    def __init__(
+        self, outlines: "_Outlines", side: list[int], opaque: list[bool], scale: float, height: int, width: int
+    ) -> None:
+        self.outlines, self.side, self.opaque, self.scale = outlines, side, opaque, scale
         self.cover, self.painted = Cover(height, width), set[int]()
         self.flat = [[self._flatten(piece) for piece in outlines.pieces(dart)] for dart in range(0, len(side), 2)]
         for arc, pieces in enumerate(self.flat):
@@ -176,10 +179,13 @@ class _Hider:
         self.painted.add(segment)
         self.cover.paint(segment)
 
-    def hidden(self, dart: int, segment: int) -> bool:
-        """Not where there is no segment on the other side: the background would show at the edge of what covers it."""
+    def hidden(self, dart: int, segment: int, bottom: bool) -> bool:
+        """At the bottom not where nothing opaque is on the other side: there the background would show at the edge of
+        what covers it."""
         other = self.side[dart ^ 1]
-        return other >= 0 and (self.side[dart] != segment or other in self.painted)
+        if bottom and not (other >= 0 and self.opaque[other]):
+            return False
+        return self.side[dart] != segment or other in self.painted
 
     def draw(self, pen: _Pen, segment: int, darts: list[int]) -> None:
         run, pieces, near = Run(), [], True
@@ -268,10 +274,10 @@ def svg_paths(
         for piece in outlines.pieces(dart):
             pen.piece(piece)
 
-    hider = _Hider(outlines, side, scale, height, width) if height > 0 and width > 0 else None
+    hider = _Hider(outlines, side, opaque.tolist(), scale, height, width) if height > 0 and width > 0 else None
 
-    def hidden(dart: int, segment: int) -> bool:
-        return hider is not None and hider.hidden(dart, segment)
+    def hidden(dart: int, segment: int, bottom: bool) -> bool:
+        return hider is not None and hider.hidden(dart, segment, bottom)
 
     price = []
     for arc in range(len(lines)):
@@ -284,7 +290,7 @@ def svg_paths(
 
     layers = _Layers(side, price, opaque.tolist())
     paths = []
-    for segment, boundary in layers.each():
+    for segment, boundary, bottom in layers.each():
         pen = _Pen()
         seen = set()
         for first in boundary:
@@ -298,11 +304,11 @@ def svg_paths(
                 while layers.region(dart ^ 1) == segment:
                     dart = following[dart ^ 1]
             # It begins where what is hidden ends: a last line is drawn by closing.
-            covered = [hidden(dart, segment) for dart in ring]
+            covered = [hidden(dart, segment, bottom) for dart in ring]
             begin = next((i for i in range(len(ring)) if not covered[i] and covered[i - 1]), 0)
             ring = ring[begin:] + ring[:begin]
             pen.begin(outlines.start(ring[0]))
-            for below, darts in groupby(ring, partial(hidden, segment=segment)):
+            for below, darts in groupby(ring, partial(hidden, segment=segment, bottom=bottom)):
                 if hider is not None and below:
                     hider.draw(pen, segment, [*darts])
                 else:
