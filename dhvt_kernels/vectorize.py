@@ -105,7 +105,7 @@ def to_svg(
 
     Returns:
         The text of an SVG file of W x H pixels. Pixels without segment are left transparent, and so are segments
-        without alpha; in between there is `fill-opacity`.
+        without alpha; in between there is `fill-opacity`. Segments are opaque where most of their pixels are.
 
     Raises:
         TypeError: the image is neither floating point nor uint8.
@@ -130,17 +130,23 @@ def to_svg(
     if curves and tolerance == 0:
         raise ValueError("tolerance: expected a number > 0 for curves; found 0")
     pixels = check_picture(image, partition, (3, 4))
-    if pixels.shape[0] == 4:  # colours count as much as they are seen
-        alpha = pixels[3:].to(torch.int32)
-        pixels = torch.cat([((pixels[:3] * alpha + 127) // 255).to(torch.uint8), pixels[3:]])
     labels, segments = partition.labels[0].cpu(), int(partition.counts[0])
     height, width = labels.shape
     decimals = int(math.log10(_MOST_UNITS / max(height, width)))
     if curves and precision > decimals:
         raise ValueError(f"precision: expected at most {decimals} for {width} x {height} pixels; found {precision}")
+    alpha, opaque = np.ones(segments), np.ones(segments, bool)
+    if pixels.shape[0] == 4:
+        pixels = _premultiplied(pixels)
+        count, opaque_pixels = (
+            color_sums((pixels[3:] == 255).byte(), labels, num_segments=segments).numpy()[:, [0, 6]].T
+        )
+        # Rims are anti-aliased, also those of what is opaque.
+        opaque = 2 * opaque_pixels > count
     fills = fit_fills(color_sums(pixels, labels, num_segments=segments).numpy())
-    opacity = fills.mean[:, 3] / 255 if pixels.shape[0] == 4 else np.ones(segments)
-    opaque = opacity > 1 - 0.5 / 255
+    if pixels.shape[0] == 4:
+        alpha = fills.mean[:, 3] / 255
+    opacity = np.where(opaque, 1, alpha)
 
     # From here to the paths by the operators themselves: what each makes is what the next one's function would check.
     arcs = trace(labels)
@@ -152,9 +158,9 @@ def to_svg(
     layers = torch.from_numpy(opaque), curves, float(scale)
     text, bounds, order = ops.svg_paths(points, offsets, *rings, *layers, *picture)
     data, ends = text.numpy().tobytes().decode("ascii"), bounds.tolist()
-    paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, opacity))]
+    paint = [f'fill="{color}"' for color in _hex(_colors(fills.mean, alpha))]
     size = 110 + 40 * segments + len(data)  # about that of the file, with the tags around all and around each path
-    definitions = _gradients(fills, opaque, size, scale) if gradients else {}
+    definitions = _gradients(fills, alpha, opaque, size, scale) if gradients else {}
     for segment in definitions:
         paint[segment] = f'fill="url(#g{segment})"'
     for segment in np.flatnonzero(~opaque).tolist():
@@ -206,9 +212,17 @@ def _keep_frame(arcs: Arcs, fitted: Chains, labels: Tensor) -> tuple[Tensor, Ten
     return torch.from_numpy(np.concatenate(pieces)), torch.from_numpy(np.concatenate([[0], sizes.cumsum()]))
 
 
-def _colors(mean: NDArray[np.float64], opacity: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """[K,3]: what is painted so that, with its opacity, the means [K,3] or premultiplied [K,4] come out."""
-    colors = mean[:, :3] / np.maximum(opacity, 0.5 / 255)[:, None]
+def _premultiplied(pixels: Tensor) -> Tensor:
+    """uint8 [4,H,W] whose colours count as much as they are seen."""
+    pixels = pixels.clone()
+    for rows in pixels.split(64, 1):  # little memory
+        rows[:3] = (rows[:3].int() * rows[3].int() + 127) // 255
+    return pixels
+
+
+def _colors(mean: NDArray[np.float64], alpha: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """[K,3]: the colours of the means [K,3] or premultiplied [K,4]."""
+    colors = mean[:, :3] / np.maximum(alpha, 0.5 / 255)[:, None]
     return colors.round().clip(0, 255).astype(np.uint8)
 
 
@@ -219,25 +233,36 @@ def _hex(colors: NDArray[np.uint8]) -> list[str]:
     return [f"#{c[::2] if c[0] == c[1] and c[2] == c[3] and c[4] == c[5] else c}" for c in long]
 
 
-def _gradients(fills: Fills, opaque: NDArray[np.bool_], size: int, scale: int) -> dict[int, str]:
+def _gradients(
+    fills: Fills, alpha: NDArray[np.float64], opaque: NDArray[np.bool_], size: int, scale: int
+) -> dict[int, str]:
     """Segment -> definition of its gradient, for those that are worth it in a file of `size` bytes."""
     error = fills.error.sum()
     gain = np.where(opaque, fills.error - fills.linear_error, 0)
     chosen = np.flatnonzero(gain * size > GRADIENT_SHARE * GRADIENT_BYTES * error)
-    mean, slope = fills.mean[chosen, :3], fills.slope[chosen, :3]
-    reach = GRADIENT_REACH * fills.spread[chosen]
-    # Up to where a channel would leave 0..255.
+    mean, slope = (of[chosen, :3] / alpha[chosen, None] for of in (fills.mean, fills.slope))
+    reach = GRADIENT_REACH * fills.spread[chosen, None]
+    # A stop where a channel comes to 0 or 255, and stays.
     with np.errstate(divide="ignore", invalid="ignore"):
-        ends = np.stack([-mean / slope, (255 - mean) / slope])
-    low = np.where(slope == 0, -np.inf, ends.min(0)).max(1).clip(-reach, 0)
-    high = np.where(slope == 0, np.inf, ends.max(0)).min(1).clip(0, reach)
+        limits = np.sort([-mean / slope, (255 - mean) / slope], 0)
+    limits = np.where(slope == 0, np.nan, limits.clip(-reach, reach))
+    low, high = np.nanmin(limits, (0, 2), initial=0), np.nanmax(limits, (0, 2), initial=0)
+    places = np.sort(np.where(np.isnan(limits), low[:, None], limits).swapaxes(0, 1).reshape(-1, 6), 1)
+    colors = (mean[:, None] + places[:, :, None] * slope[:, None]).round().clip(0, 255).astype(np.uint8)
+    codes = np.array(_hex(colors.reshape(-1, 3))).reshape(-1, 6).tolist()
+    offsets = ((places - low[:, None]) / np.maximum(high - low, 1e-9)[:, None]).round(3)
     center, direction = fills.centroid[chosen] + 0.5, fills.direction[chosen]
-    stops = [_hex((mean + at[:, None] * slope).round().clip(0, 255).astype(np.uint8)) for at in (low, high)]
-    places = np.concatenate([center + at[:, None] * direction for at in (low, high)], 1)  # y1, x1, y2, x2
-    return {
-        segment: f'<linearGradient id="g{segment}" gradientUnits="userSpaceOnUse" x1="{x1}" y1="{y1}" x2="{x2}" '
-        f'y2="{y2}"><stop stop-color="{first}"/><stop offset="1" stop-color="{last}"/></linearGradient>'
-        for segment, first, last, (y1, x1, y2, x2) in zip(
-            chosen.tolist(), *stops, (places * scale).round().astype(int).tolist(), strict=True
+    ends = np.concatenate([center + at[:, None] * direction for at in (low, high)], 1)  # y1, x1, y2, x2
+    found = {}
+    for segment, (y1, x1, y2, x2), *stops in zip(
+        chosen.tolist(), (ends * scale).round().astype(int).tolist(), offsets.tolist(), codes, strict=True
+    ):
+        inner = "".join(
+            f'<stop offset="{offset:.3g}" stop-color="{color}"/>'.replace('"0.', '".').replace(' offset="0"', "")
+            for offset, color in dict(zip(*stops, strict=True)).items()
         )
-    }
+        found[segment] = (
+            f'<linearGradient id="g{segment}" gradientUnits="userSpaceOnUse" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}">'
+            f"{inner}</linearGradient>"
+        )
+    return found

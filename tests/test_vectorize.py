@@ -210,6 +210,27 @@ def test_alpha_is_kept(style):
         torch.testing.assert_close(premultiplied(rendered)[:, rows], premultiplied(image)[:, rows], rtol=0, atol=1.5)
 
 
+def test_nothing_shines_through_drawings_on_a_transparent_ground():
+    """Their rims are anti-aliased: that makes no glass of the segments that they belong to. And where the boundaries of
+    these are hidden, not even the ground, a segment without colour, lies below."""
+    for seed in range(8):
+        generator = np.random.default_rng(seed)
+        y, x = np.mgrid[:64, :64] - 31.5
+        radius = torch.from_numpy(np.hypot(y, x))
+        seeds = generator.uniform(-32, 32, (2, 24, 1, 1))
+        parts = torch.from_numpy(((y - seeds[0]) ** 2 + (x - seeds[1]) ** 2 * 2).argmin(0))
+        labels = torch.where(radius < 29, parts, 24)
+        alpha = (29 - radius).clamp(0, 1) * 255
+        colors = torch.from_numpy(generator.integers(0, 256, (3, 25)))
+        image = torch.cat([colors[:, labels], alpha.round().long()[None]]).byte()
+        for style in STYLES.values():
+            svg = dk.to_svg(image, partition_of(labels), **style)
+            for zoom in (1, 4):
+                first, second = (render(svg, zoom, background)[:3].int() for background in ("#f0f", "#0c0"))
+                inside = radius.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1) < 26
+                assert (first - second).abs().amax(0)[inside].max() == 0
+
+
 def test_colours_count_as_much_as_they_are_seen():
     image = torch.tensor([[200, 100], [0, 240], [80, 16], [255, 85]], dtype=torch.uint8).view(4, 1, 2)
     (path,) = read(dk.to_svg(image, partition_of(torch.zeros(1, 2)))).paths.values()
@@ -238,7 +259,7 @@ def ramp(height, width, first, last):
     """Linear from left to right, uint8 [3,H,W]."""
     first, last = (torch.tensor(color, dtype=torch.float64).view(3, 1, 1) for color in (first, last))
     at = torch.linspace(0, 1, width, dtype=torch.float64).expand(1, height, width)
-    return (first + at * (last - first)).round().to(torch.uint8)
+    return (first + at * (last - first)).round().clamp(0, 255).to(torch.uint8)
 
 
 def test_gradients_follow_ramps():
@@ -265,12 +286,22 @@ def test_gradients_make_nothing_worse():
             assert psnr(better, image) >= psnr(flat, image) - 0.05
 
 
-def test_gradients_stay_in_the_gamut():
-    # From black to white in one channel: three standard deviations would reach beyond both.
-    image = ramp(16, 64, (0, 100, 140), (255, 110, 120))
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ((0, 100, 140), (255, 110, 120)),  # three standard deviations would reach beyond both ends of one channel
+        ((253, 60, 40), (257, 200, 210)),  # one comes to its end in the middle; the others go on
+        ((40, 60, -2), (200, 160, 4)),
+        ((255, 60, 40), (255, 200, 210)),
+    ],
+)
+def test_gradients_stay_in_the_gamut_channel_by_channel(first, last):
+    image = ramp(16, 64, first, last)
     svg = dk.to_svg(image, partition_of(torch.zeros(16, 64)), gradients=True)
     (gradient,) = read(svg).gradients.values()
-    assert 0 <= min(int(gradient.get(x)) for x in ("x1", "x2")) < max(int(gradient.get(x)) for x in ("x1", "x2")) <= 64
+    places = [float(stop.get("offset", 0)) for stop in gradient]
+    assert (places[0], places[-1]) == (0, 1)
+    assert places == sorted(set(places))
     assert psnr(svg, image) > 42
 
 
