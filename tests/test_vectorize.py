@@ -469,6 +469,21 @@ def test_cuts_are_by_squared_error():
         assert (labels == labels[larger]).sum() == 1
 
 
+def test_large_pictures_are_merged_strip_by_strip(monkeypatch):
+    """As well as at once, and what one strip cuts off from the next is one segment again."""
+    image = smooth(120, 160)
+    image[:, :, 60:80] = torch.tensor([255, 0, 90], dtype=torch.uint8).view(3, 1, 1)
+    whole = dk.vector_hierarchy(image, max_leaves=500)
+    monkeypatch.setattr("dhvt_kernels.vectorize._STRIP_PIXELS", 160 * 25)
+    strips = dk.vector_hierarchy(image, max_leaves=500)
+    assert strips.num_leaves <= 500
+    for budget in (8, 40, 200):
+        one, other = (psnr(dk.to_svg(image, of.cut(max_tokens=budget)), image) for of in (whole, strips))
+        assert other > one - 0.3
+    labels = strips.cut(max_tokens=40).labels[0]
+    assert (labels[:, 60:80] == labels[0, 60]).all()
+
+
 def test_hierarchy_keeps_to_its_leaves():
     hierarchy = dk.vector_hierarchy(noise(12, 16), max_leaves=10)
     assert 5 <= hierarchy.num_leaves <= 10
