@@ -1,6 +1,7 @@
 """What the commands that take many pictures have in common: which pictures, where to, and what went wrong."""
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +61,7 @@ def find_jobs(images: Iterable[Path], output: Path, report: Report, files: Calla
     """
     jobs: dict[Path, Job] = {}
     targets: set[Path] = set()
-    results = output.resolve()
+    results = real_path(output)
     for root in images:
         try:
             found = find_images(root)
@@ -68,8 +69,8 @@ def find_jobs(images: Iterable[Path], output: Path, report: Report, files: Calla
             report.failed(root, error)
             continue
         for path in found:
-            resolved = path.resolve()
-            earlier_result = root.resolve() in results.parents and results in resolved.parents
+            resolved = real_path(path)
+            earlier_result = real_path(root) in results.parents and results in resolved.parents
             if resolved in jobs or earlier_result:
                 continue
             name = path.relative_to(root) if root.is_dir() else Path(path.name)
@@ -81,7 +82,7 @@ def find_jobs(images: Iterable[Path], output: Path, report: Report, files: Calla
             jobs[resolved] = Job(len(jobs), path, target)
     safe = []
     for job in jobs.values():
-        lost = [file for file in files(job.target) if file.resolve() in jobs]
+        lost = [file for file in files(job.target) if real_path(file) in jobs]
         if lost:
             report.failed(job.path, ValueError(f"the results would overwrite {lost[0]}; choose another output folder"))
         else:
@@ -89,9 +90,20 @@ def find_jobs(images: Iterable[Path], output: Path, report: Report, files: Calla
     return safe
 
 
+def real_path(path: Path) -> Path:
+    """Without links; one that leads to itself stays."""
+    return Path(os.path.realpath(path))
+
+
 def check_folder(output: Path) -> None:
-    """Refuse an output folder that is a file."""
-    if output.exists() and not output.is_dir():
+    """Refuse an output folder that is a file, or can be nothing."""
+    try:
+        is_folder = stat.S_ISDIR(output.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise typer.BadParameter(f"{output}: {error.strerror}") from error
+    if not is_folder:
         raise typer.BadParameter(f"{output}: not a folder")
 
 

@@ -14,6 +14,7 @@ from .fills import Fills, fit_fills
 from .hierarchy import Hierarchy, Selection
 from .imaging import check_picture
 from .ops import Arcs, Chains, color_sums, merge_tree, region_graph, segment_moments, simplify, trace
+from .ops.color_sums import MOST_SIDE
 from .partition import Partition
 from .tokenizer import Tokenizer
 
@@ -50,7 +51,7 @@ def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
 
     Raises:
         TypeError: the image is neither floating point nor uint8.
-        ValueError: not `[3,H,W]` or `[4,H,W]`, or without pixels.
+        ValueError: not `[3,H,W]` or `[4,H,W]`, without pixels, or with more than 2^17 to a side.
 
     Note:
         Without gradient. Deterministic. Pictures of more than 2^20 pixels are merged in strips, which are then merged
@@ -67,6 +68,8 @@ def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
         raise TypeError(f"image: expected floating point or uint8; found {image.dtype}")
     if image.dim() != 3 or image.shape[0] not in (3, 4) or image.numel() == 0:
         raise ValueError(f"image: expected [3,H,W] or [4,H,W] with H, W >= 1; found {list(image.shape)}")
+    if max(image.shape) > MOST_SIDE:
+        raise ValueError(f"image: expected sides up to {MOST_SIDE} pixels; found {list(image.shape)}")
     with torch.no_grad():
         values = image[None].float() if image.dtype == torch.uint8 else image[None].float() * 255
         if image.shape[0] == 4:  # what is transparent has no colour
@@ -112,7 +115,8 @@ def to_svg(
     Args:
         image: [3,H,W] or [1,3,H,W], sRGB, floating point in [0, 1] or uint8; with 4 channels the last is alpha.
         partition: the partition of this one image (`partition[i]` of a batch, or `vector_hierarchy(image).cut(...)`).
-        tolerance: how far outlines may be off, in pixels; 0 for the exact ones. The picture's frame always is.
+        tolerance: how far outlines may be off, in pixels; 0 for the exact ones. The picture's frame is exact, but where
+            pixels without a segment touch it.
         curves: outlines of lines and cubic Bezier curves, fitted to where the colours put the edges between pixels,
             instead of polygons on the pixel lattice; the tolerance is then greater than 0.
         gradients: linear gradients instead of mean colours where they are worth their bytes.
@@ -129,8 +133,8 @@ def to_svg(
 
     Note:
         Runs on the CPU, without gradient. Means and gradients are of the encoded sRGB values, as renderers mix them.
-        Curves closer to each other than twice the tolerance may touch; polygons never do (`simplify`). Partly
-        transparent segments have no layer below.
+        Curves closer to each other than 1.5 pixels and twice the tolerance may touch; polygons never do (`simplify`).
+        Partly transparent segments have no layer below.
 
     Example:
         >>> import torch

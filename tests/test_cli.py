@@ -198,6 +198,22 @@ def test_missing_arguments(dhvt, tmp_path):
     assert (code, errors) == (2, [f"dhvt: Invalid value: {tmp_path / 'file'}: not a folder"])
 
 
+@pytest.mark.parametrize("command", ["tokenize", "svg"])
+def test_links_to_themselves_and_names_too_long(dhvt, tmp_path, command):
+    loop, good = tmp_path / "loop.png", picture(tmp_path / "a.png")
+    loop.symlink_to(loop)
+    code, _, errors = dhvt(command, loop, good, "-o", tmp_path / "out")
+    assert (code, len(errors)) == (1, 1)
+    assert "Too many levels of symbolic links" in errors[0]
+    assert list((tmp_path / "out").iterdir())
+    for output, message in (
+        (loop, "Too many levels of symbolic links"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        code, text, errors = dhvt(command, good, "-o", output)
+        assert (code, text, errors) == (2, "", [f"dhvt: Invalid value: {output}: {message}"])
+
+
 def test_one_bad_file_stops_no_other(dhvt, tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     picture(source / "a_good.png")

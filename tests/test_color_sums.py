@@ -98,5 +98,8 @@ def test_bad_arguments():
         dk.color_sums(image[:, :, 1:], labels, num_segments=1)
     with pytest.raises(ValueError, match="labels: expected a tensor on the CPU; found meta"):
         dk.color_sums(image.to("meta"), labels.to("meta"), num_segments=1)
+    row = torch.zeros(1, 2**17 + 1, dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"labels: expected sides up to 131072 .*; found \[1, 131073\]"):
+        dk.color_sums(row[None].byte(), row, num_segments=1)
     with pytest.raises(ValueError, match="num_segments: expected an integer >= 0; found -1"):
         dk.color_sums(image, labels, num_segments=-1)

@@ -186,6 +186,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     write_text(link, "größer")
     assert path.read_text("utf-8") == "größer"
     assert link.is_symlink()
+    path.chmod(0o600)
+    write_text(path, "größer")
+    assert path.stat().st_mode & 0o777 == 0o600
+    read, write = os.pipe()
+    write_text(f"/dev/fd/{write}", "into a pipe")
+    assert os.read(read, 100) == b"into a pipe"
+    os.close(read), os.close(write)
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "half \udcff")
     with pytest.raises(OSError, match="Is a directory") as error:

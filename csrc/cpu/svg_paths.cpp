@@ -112,7 +112,8 @@ class Layers {
         if (shared_[other].size() <= kSmall) push(other);
     }
     for (size_t s = 0; s < parent_.size(); ++s)
-      if (parent_[s] == static_cast<int32_t>(s) && !darts_[s].empty() && !painted[s]) put(static_cast<int32_t>(s), true);
+      if (parent_[s] == static_cast<int32_t>(s) && !darts_[s].empty() && !painted[s])
+        put(static_cast<int32_t>(s), true);
   }
 
   int32_t region(int32_t dart) {
@@ -396,8 +397,8 @@ class Hider {
   const Map& map_;
   const Writer& writer_;
   const bool* opaque_;
-  std::vector<Point> flat_;      // all arcs as lines
-  std::vector<size_t> flat_at_;  // [P]: where in it the ends of pieces are
+  std::vector<Point> flat_;       // all arcs as lines
+  std::vector<size_t> flat_at_;   // [P]: where in it the ends of pieces are
   std::vector<uint8_t> painted_;  // opaque segments
   Cover cover_;
   Detour detour_;

@@ -7,6 +7,9 @@ from torch.library import register_fake
 from .._checks import LABELS, check_int, check_tensors
 from .._schema import ops
 
+#: So that sums of squares of coordinates stay within int64.
+MOST_SIDE, MOST_PIXELS = 2**17, 2**29
+
 
 @register_fake("dhvt_kernels::color_sums")
 def _(image: Tensor, labels: Tensor, num_segments: int) -> Tensor:
@@ -30,7 +33,7 @@ def color_sums(image: Tensor, labels: Tensor, *, num_segments: int) -> Tensor:
 
     Raises:
         TypeError: dtypes are others.
-        ValueError: shapes do not fit, or not on the CPU.
+        ValueError: shapes do not fit, not on the CPU, or more than 2^17 rows, 2^17 columns or 2^29 pixels.
 
     Note:
         No gradient. Exact, so the same in any order. One pass over the pixels, 4 + C bytes each.
@@ -46,4 +49,6 @@ def color_sums(image: Tensor, labels: Tensor, *, num_segments: int) -> Tensor:
     if labels.device.type != "cpu":
         raise ValueError(f"labels: expected a tensor on the CPU; found {labels.device}")
     check_int("num_segments", num_segments, 0)
+    if max(labels.shape) > MOST_SIDE or labels.numel() > MOST_PIXELS:
+        raise ValueError(f"labels: expected sides up to {MOST_SIDE} and {MOST_PIXELS} pixels; found {[*labels.shape]}")
     return ops.color_sums(image, labels, num_segments)

@@ -1,4 +1,4 @@
-"""Where the boundary of a segment may run instead beneath what is painted over it: nothing that is seen changes."""
+"""Where the boundary of a segment may run instead beneath what is painted over it."""
 
 import math
 from bisect import bisect_right
