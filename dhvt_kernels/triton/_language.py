@@ -1,6 +1,6 @@
 """Triton, or what stands for it where it is not installed: modules of kernels can always be imported."""
 
-import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +15,12 @@ try:
     import triton
     import triton.language as tl
 
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+    if tuple(int(part) for part in re.findall(r"\d+", triton.__version__)[:2]) < OLDEST:
         missing = f"Triton {triton.__version__} is older than {OLDEST[0]}.{OLDEST[1]}"
 except ImportError as error:
     missing = f"Triton is not installed ({error})"
+except Exception as error:
+    missing = f"Triton cannot be imported ({type(error).__name__}: {error})"
 
 #: Sizes that change from image to image. Triton compiles a kernel anew for a size of 1 and for multiples of 16, in all
 #: combinations; of these it does not. Only `width` and what counts pixels stay: they say whether loads may be wide.
@@ -78,4 +80,4 @@ def triton_dtype(dtype: torch.dtype) -> Any:
 
 
 #: Whether kernels run in Triton's interpreter, on tensors of any device: decided when they are defined, that is, now.
-interpreted = missing is None and os.environ.get("TRITON_INTERPRET") == "1"
+interpreted = missing is None and triton.knobs.runtime.interpret
