@@ -113,6 +113,13 @@ def test_a_forced_backend_that_cannot_run_raises_the_reason():
         assert reason in process.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("name", _backends.BACKENDS)
+def test_importing_does_not_ask_for_a_gpu(name):
+    """A process that has asked for CUDA cannot use it after a fork."""
+    code = "import torch; torch.version.cuda = '13.0'; torch.cuda.is_available = lambda: 1 / 0; import dhvt_kernels"
+    assert python(code, DHVT_KERNELS_BACKEND=name).returncode == 0
+
+
 def test_the_environment_is_checked():
     process = python("import dhvt_kernels", DHVT_KERNELS_BACKEND="tritn")
     expected = "DHVT_KERNELS_BACKEND: expected one of auto, reference, native, triton; found 'tritn'"

@@ -1,7 +1,7 @@
 """Triton kernels of every operator that runs on GPUs: for machines without a CUDA compiler, and to be read.
 
 Each function has the name and the signature of an operator of `_schema.py`, and gives the same outputs in the same
-dtypes and layouts.
+dtypes and layouts. Triton itself needs a C compiler, for what launches its kernels.
 """
 
 import functools
