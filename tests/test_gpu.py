@@ -1,4 +1,4 @@
-"""What only a GPU can show, of the library's kernels and of Triton's: streams, graphs, devices, no waiting for the host."""
+"""What only a GPU can show, of the library's and Triton's kernels: streams, graphs, devices, no waiting for the host."""
 
 import re
 import sys
