@@ -1,4 +1,4 @@
-"""What only a GPU can show, of the library's and Triton's kernels: streams, graphs, devices, no waiting for the host."""
+"""What only a GPU can show, of the library's and Triton's kernels: streams, graphs, devices, and no waiting."""
 
 import re
 import sys
