@@ -4,14 +4,10 @@ Each function has the name and the signature of an operator of `_schema.py`, and
 dtypes and layouts. Triton itself needs a C compiler, for what launches its kernels.
 """
 
-import functools
-import os
-import shutil
-
 import torch
 
 from .. import _native
-from ._language import interpreted, missing
+from ._language import driver_missing, interpreted, missing
 from .connected_components import connected_components as connected_components
 from .gaussian_blur import gaussian_blur as gaussian_blur
 from .gaussian_blur import gaussian_blur_backward as gaussian_blur_backward
@@ -72,19 +68,4 @@ def missing_on(device: str) -> str | None:
                 f"device {index} is sm_{found[0]}{found[1]}; Triton runs from sm_{_OLDEST_GPU[0]}{_OLDEST_GPU[1]} on "
                 "(CUDA_VISIBLE_DEVICES can leave it out)"
             )
-    return _driver_missing()
-
-
-@functools.cache
-def _driver_missing() -> str | None:
-    """Why Triton cannot launch kernels: it compiles what launches them, with a C compiler, when they first run."""
-    try:
-        from triton import knobs
-        from triton.runtime import driver
-
-        if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or knobs.build.impl):
-            return "Triton needs a C compiler: there is no gcc or clang, and CC names none"
-        driver.active.utils  # noqa: B018
-    except Exception as error:
-        return f"Triton cannot build its driver, for which it needs a C compiler and Python's headers ({error})"
-    return None
+    return driver_missing()

@@ -1,6 +1,9 @@
 """Triton, or what stands for it where it is not installed: modules of kernels can always be imported."""
 
+import functools
+import os
 import re
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -81,3 +84,17 @@ def triton_dtype(dtype: torch.dtype) -> Any:
 
 #: Whether kernels run in Triton's interpreter, on tensors of any device: decided when they are defined, that is, now.
 interpreted = missing is None and triton.knobs.runtime.interpret
+
+
+@functools.cache
+def driver_missing() -> str | None:
+    """Why Triton cannot launch kernels: it compiles what launches them, with a C compiler, when they first run."""
+    try:
+        compilers = os.environ.get("CC"), shutil.which("gcc"), shutil.which("clang"), triton.knobs.build.impl
+        if not any(compilers):
+            return "Triton needs a C compiler: there is no gcc or clang, and CC names none"
+        triton.runtime.driver.active.utils  # noqa: B018
+    except Exception as error:
+        needs = "for which it needs a C compiler, Python's headers and libcuda.so"
+        return f"Triton cannot build its driver, {needs} ({' '.join(str(error).split())})"
+    return None
