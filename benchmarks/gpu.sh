@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one call of less than nine minutes: `make gpu`. Needs nvcc, cmake, ninja, and a python
-# with torch, timm, pytest, pytest-benchmark, pytest-xdist, hypothesis and scikit-image; no network. Steps that fail are named at
-# the end, and the others run all the same. DHVT_COMMIT names the commit where there is no repository around the files.
+# with torch, timm, pytest, pytest-benchmark, pytest-xdist, hypothesis, scikit-image, matplotlib, rich and typer; no
+# network. OUT is the folder of the results. Steps that fail are named at the end, and the others run all the same.
+# DHVT_COMMIT names the commit where there is no repository around the files.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -32,7 +33,7 @@ step triton 150 "${pytest[@]}" -n "$(nproc)" tests -k "triton"
 step benchmarks 120 "${pytest[@]}" benchmarks --benchmark-only --benchmark-quiet --device cuda \
   --benchmark-max-time=0.1 --benchmark-json="$out/$name.json"
 step report 20 "$python" -m benchmarks.report "$out/$name.json"
-step backends 20 "$python" -m benchmarks.report
+step backends 20 "$python" -m benchmarks.report "$out"
 step retrofit 60 "$python" -m benchmarks.retrofit --device cuda --output "$out"
 # Without torch's cache every tensor is an allocation of its own, whose end memcheck knows. Tiles of labels are joined by
 # atomic operations and volatile reads side by side, which racecheck cannot know to be right.

@@ -22,10 +22,10 @@ SLOW = 1.5
 MARKS = "<!-- made by `python -m benchmarks.report` -->"
 
 
-def found(folder: Path) -> list[Results]:
-    """The results of the suite in a folder: first those of the CPU, the newest first."""
+def found(*folders: Path) -> list[Results]:
+    """The results of the suite in some folders: first those of the CPU, the newest first."""
     files = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted({path.resolve() for folder in folders for path in folder.glob("*.json")}):
         try:
             files.append(load(path))
         except ValueError:
@@ -44,7 +44,7 @@ def first_shapes(results: Results) -> list[Group]:
 
 
 def cases(files: list[Results]) -> list[tuple[Results, Group, dict[str, Row]]]:
-    """Of each operator, direction and device what the first file has, by column; a lone reference is left out."""
+    """Of each operator, direction and device what one file has, the first with it; a lone reference is left out."""
     known: dict[tuple[str, str, str], tuple[Results, Group, dict[str, Row]]] = {}
     for results in files:
         for group in first_shapes(results):
@@ -66,12 +66,13 @@ def _cell(group: Group, row: Row | None) -> str:
 
 
 def sheet(files: list[Results]) -> Sheet:
-    """A line per operator, direction and device."""
+    """A line per operator, direction and device, all from the file that it names."""
     lines = []
     for results, group, rows in cases(files):
         case, shape = f"{group.operator} {group.direction}", "x".join(map(str, group.shape))
-        lines.append((case, shape, results.device, *(_cell(group, rows.get(column)) for column in COLUMNS)))
-    columns = ("operator", "shape", "device", *COLUMNS)
+        cells = (_cell(group, rows.get(column)) for column in COLUMNS)
+        lines.append((case, shape, results.device, results.path.stem, *cells))
+    columns = ("operator", "shape", "device", "file", *COLUMNS)
     return Sheet("ms (p20-p80), share of the copy ceiling", columns, sorted(lines, key=lambda line: line[0]))
 
 
@@ -92,15 +93,18 @@ def draw(files: list[Results], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    known = [(group, rows) for _, group, rows in cases(files)][::-1]
+    known = cases(files)[::-1]
     figure, (times, shares) = plt.subplots(1, 2, figsize=(12, 2 + 0.2 * len(known)), layout="constrained", sharey=True)
     for number, column in enumerate(COLUMNS):
-        points = [(rows[column], group, place) for place, (group, rows) in enumerate(known) if column in rows]
+        points = [(rows[column], group, place) for place, (_, group, rows) in enumerate(known) if column in rows]
         places = [place for *_, place in points]
         style = {"marker": "so^Dv"[number], "ls": "", "ms": 5, "color": f"C{number}", "label": column}
         times.plot([1e3 * row.median for row, *_ in points], places, **style)
         shares.plot([100 * group.share(row) for row, group, _ in points], places, **style)
-    names = [f"{group.operator} {group.direction}, {'x'.join(map(str, group.shape))}" for group, _ in known]
+    names = [
+        f"{group.operator} {group.direction}, {'x'.join(map(str, group.shape))} ({results.path.stem})"
+        for results, group, _ in known
+    ]
     times.set_yticks(range(len(known)), names, fontsize=6)
     times.set(xscale="log", title="ms per call", ylim=(-1, len(known)))
     shares.set(xscale="log", title="share of the copy ceiling, %")

@@ -1,9 +1,11 @@
 """Tables, targets and a picture from a result file: `python -m benchmarks.report FILE.json [--compare OLD.json]`.
 
-Without a file: all backends side by side, from every committed result, and the page docs/backends.md.
+Without a file: all backends side by side, from every committed result, and the page docs/backends.md. With a folder:
+the same, from the results in it, too.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -157,29 +159,40 @@ def draw(results: Results, path: Path) -> None:
     plt.close(figure)
 
 
-def everything(console: Console) -> None:
+def drawn(draw: Callable[[], None], console: Console) -> bool:
+    """Whether a picture could be drawn; where matplotlib is missing, the report says so and goes on."""
+    try:
+        draw()
+    except ModuleNotFoundError as error:
+        console.print(f"no picture: {error} (pip install matplotlib)", style="red")
+        return False
+    return True
+
+
+def everything(console: Console, folders: list[Path]) -> None:
     """All backends side by side, on the screen and in the documentation."""
-    files = overview.found(overview.RESULTS)
+    files = overview.found(*folders)
     show(console, overview.sheet(files))
     for case, ratio in overview.slower(files):
         console.print(f"{case}: Triton takes {ratio:.2f} times as long as CUDA", style="bold red")
-    overview.draw(files, overview.PICTURE)
+    picture = drawn(lambda: overview.draw(files, overview.PICTURE), console)
     overview.PAGE.write_text(overview.page(files, overview.PAGE.read_text()))
-    console.print(f"Written: {overview.PAGE}, {overview.PICTURE}")
+    console.print(f"Written: {overview.PAGE}" + (f", {overview.PICTURE}" if picture else ""))
 
 
 @app.command()
 def main(
     file: Annotated[
-        Path | None, typer.Argument(help="JSON of `pytest benchmarks --benchmark-json FILE` [all committed ones].")
+        Path | None,
+        typer.Argument(help="JSON of `pytest benchmarks --benchmark-json FILE`, or a folder [all committed ones]."),
     ] = None,
     compare: Annotated[Path | None, typer.Option(help="An earlier file to compare with.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the Markdown and the picture [that of FILE].")] = None,
 ) -> None:
     """Print tables of ratios, shares of the ceilings, memory and targets; write them as Markdown with a picture."""
     console = Console(soft_wrap=False)
-    if file is None:
-        everything(console)
+    if file is None or file.is_dir():
+        everything(console, [overview.RESULTS] if file is None else [overview.RESULTS, file])
         return
     try:
         results = load(file)
@@ -202,12 +215,8 @@ def main(
 
     folder = output or file.parent
     folder.mkdir(parents=True, exist_ok=True)
-    picture: Path | None = folder / f"{file.stem}.png"
-    try:
-        draw(results, picture)
-    except ModuleNotFoundError as error:
-        console.print(f"no picture: {error} (pip install matplotlib)", style="red")
-        picture = None
+    target = folder / f"{file.stem}.png"
+    picture = target if drawn(lambda: draw(results, target), console) else None
     (folder / f"{file.stem}.md").write_text(markdown(results, [s for s in sheets if s.rows], lines, picture))
     console.print(f"Written: {folder / file.stem}.md" + (f", {picture}" if picture else ""))
 

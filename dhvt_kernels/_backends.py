@@ -31,6 +31,23 @@ def _triton() -> Any:
     return importlib.import_module(".triton", __package__)
 
 
+def _triton_error() -> str | None:
+    """Why there are no Triton kernels; None when there are. Whatever an unusual Triton raises is a reason only."""
+    try:
+        return _triton().missing
+    except Exception as error:
+        return f"the Triton kernels cannot be loaded ({type(error).__name__}: {error})"
+
+
+def _missing(backend: str, device: str) -> str | None:
+    """Why a backend runs nothing on a device; None when it runs something."""
+    if backend == "reference":
+        return _native.gpu_missing() if device == "cuda" else None
+    if backend == "native":
+        return _native.native_error if device == "cpu" else _native.cuda_missing()
+    return _triton_error() or _triton().missing_on(device)
+
+
 def supports(operator: str, *, backend: str, device: str = "cuda") -> str | None:
     """Why a backend cannot run an operator on a device; None when it can.
 
@@ -57,13 +74,9 @@ def supports(operator: str, *, backend: str, device: str = "cuda") -> str | None
     check_choice("operator", operator, tuple(SCHEMAS))
     check_choice("backend", backend, BACKENDS[1:])
     check_choice("device", device, DEVICES)
-    if backend == "reference":
-        return _native.gpu_missing() if device == "cuda" else None
-    if operator in HOST_OPERATORS and (backend, device) != ("native", "cpu"):
+    if operator in HOST_OPERATORS and (backend == "triton" or device == "cuda"):
         return f"{operator} runs on the CPU only, on the compiled library or the reference"
-    if backend == "native":
-        return _native.native_error if device == "cpu" else _native.cuda_missing()
-    return _triton().missing_on(device)
+    return _missing(backend, device)
 
 
 @contextlib.contextmanager
@@ -78,31 +91,49 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: the name is unknown.
         RuntimeError: the backend cannot run here; the message holds the reason. An operator called on a device on which
-            the forced backend cannot run raises it, too.
+            the forced backend cannot run raises it, too, and only that where the environment forces the backend.
 
     Note:
         The choice is a registration with the dispatcher, for the whole process: it is not thread-safe, and a function
         compiled by `torch.compile` obeys it too, while a captured CUDA graph keeps the kernels that it was captured
-        with. The environment variable `DHVT_KERNELS_BACKEND` forces one from the start; processes that are started
-        inside the block, such as workers of a DataLoader, inherit the choice. Operators that run on the CPU only
-        (`trace` and what follows it) have no Triton kernels and stay as they are.
+        with. Inside a function that is compiled with `fullgraph=True` there cannot be such a block. Where blocks
+        overlap, the one that was entered last and has not ended is in force. The environment variable
+        `DHVT_KERNELS_BACKEND` forces a backend from the start; processes that are forked or spawned inside the block,
+        such as workers of a DataLoader, inherit the choice. Those of a fork server take the environment in which the
+        server was started: there, choose in a `worker_init_fn`. Operators that run on the CPU only (`trace` and what
+        follows it) have no Triton kernels and stay as they are.
 
     Example:
         >>> import dhvt_kernels
         >>> with dhvt_kernels.backend("reference"):
         ...     pass
     """
-    before, variable = _choice.name, os.environ.get(VARIABLE)
-    _choice.switch(name)
-    os.environ[VARIABLE] = name
+    check_choice("backend", name, BACKENDS)
+    reason = _impossible(name)
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} cannot run: {reason}")
+    block = _choice.enter(name)
     try:
         yield
     finally:
-        if variable is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = variable
-        _choice.switch(before)
+        _choice.leave(block)
+
+
+def _impossible(name: str) -> str | None:
+    """Why a backend can run nothing here, as far as that is known before CUDA has started."""
+    if name == "triton" and _native.gpu_missing() is None:
+        return _triton_error()
+    return None if name == "auto" else _missing(name, "cpu")
+
+
+def in_force(device: str) -> str:
+    """What runs the operators on a device and why, in one line. For "cuda" this starts CUDA."""
+    if device == "cuda" and (reason := _native.gpu_missing()) is not None:
+        return f"nothing: {reason}"
+    name, reason = _choice.resolve(device)
+    if _choice.name == "auto":
+        return f"{name} (the best that runs here)" + (f": {reason}" if reason else "")
+    return f"{name} ({_choice.chosen_by()})" + (f", which cannot run: {reason}" if reason else "")
 
 
 def _refuse(operator: str, name: str, reason: str) -> Callable[..., Any]:
@@ -119,47 +150,79 @@ class _Choice:
 
     def __init__(self) -> None:
         self.name = "auto"
+        self._blocks: dict[object, str] = {}  # those of `backend`, in the order in which they were entered
+        self._outside: tuple[str, str | None] = ("auto", None)  # the choice and the variable where no block is
         self._hiding: dict[str, torch.library.Library] = {}
-        self._said = False
+        self._said: set[str] = set()
+
+    def enter(self, name: str) -> object:
+        """A block begins; what it is called by when it ends."""
+        if not self._blocks:
+            self._outside = self.name, os.environ.get(VARIABLE)
+        block = object()
+        self._blocks[block] = name
+        self._obey()
+        return block
+
+    def leave(self, block: object) -> None:
+        del self._blocks[block]
+        self._obey()
+
+    def _obey(self) -> None:
+        """The last block, or what was chosen outside all of them; processes that are started now inherit it."""
+        name, variable = self._outside
+        if self._blocks:
+            name = variable = next(reversed(self._blocks.values()))
+        if variable is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = variable
+        self.switch(name)
+
+    def chosen_by(self) -> str:
+        return "forced by backend(...)" if self._blocks else f"forced by {VARIABLE}"
 
     def switch(self, name: str) -> None:
-        check_choice("backend", name, BACKENDS)
-        reason = self._impossible(name)
-        if reason is not None:
-            raise RuntimeError(f"backend {name!r} cannot run: {reason}")
         self.name = name
         self._register("cpu")
         if torch.cuda.is_initialized():
             self._register("cuda")
 
-    def _impossible(self, name: str) -> str | None:
-        """Why a backend can run nothing here."""
-        if name == "native":
-            return _native.native_error
-        if name == "triton":
-            return _triton().missing_on("cpu") if _native.gpu_missing() else _triton().missing
-        return None
-
     def cuda_starts(self) -> None:
         """Registers for GPUs when torch starts CUDA: only then may one ask what they are."""
         self._register("cuda")
-        if self.name == "auto" and not self._said:
-            self._said = True
-            missing = _native.cuda_missing()
-            if missing is not None:
-                slow = _triton().missing_on("cuda")
-                instead = "the plain PyTorch reference, which is slow" if slow else "Triton kernels"
-                logger.warning("CUDA tensors run on %s: %s", instead, "; ".join(filter(None, (missing, slow))))
+
+    def resolve(self, device: str) -> tuple[str, str | None]:
+        """The backend for a device; why it is not a better one, or, where it is forced, why it cannot run."""
+        if self.name != "auto":
+            return self.name, _missing(self.name, device)
+        reasons = []
+        for name in ("native", "triton") if device == "cuda" else ("native",):
+            reason = _missing(name, device)
+            if reason is None:
+                break
+            reasons.append(reason)
+        else:
+            name = "reference"
+        return name, "; ".join(reasons) or None
+
+    def _say(self, device: str, name: str, reason: str) -> None:
+        """Once per device: what runs is not the library."""
+        if device not in self._said:
+            self._said.add(device)
+            instead = "Triton kernels" if name == "triton" else "the plain PyTorch reference, which is slow"
+            logger.warning("%s tensors run on %s: %s", device.upper(), instead, reason)
 
     def _register(self, device: str) -> None:
         hidden = self._hiding.pop(device, None)
         if hidden is not None:
             hidden._destroy()
-        name = self.name
-        if name == "auto":
-            if device == "cpu" or _native.cuda_missing() is None:
+        name, reason = self.resolve(device)
+        if self.name == "auto":
+            if reason is not None:
+                self._say(device, name, reason)
+            if device == "cpu" or name == "native":
                 return  # what the library has is registered, and the reference below it
-            name = "triton" if _triton().missing_on("cuda") is None else "reference"
         self._hiding[device] = hiding = torch.library.Library(NAMESPACE, "IMPL")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*other operators may also be overridden", category=UserWarning)
@@ -184,11 +247,11 @@ _choice = _Choice()
 
 def register_backends() -> None:
     """Put the reference below every backend, so that it runs wherever no kernel is; then obey the environment."""
+    name = os.environ.get(VARIABLE) or "auto"
+    check_choice(VARIABLE, name, BACKENDS)  # before anything is registered: after an error one may import again
     for operator in SCHEMAS:
         library.impl(operator, _reference(operator), "CompositeExplicitAutograd")
-    _choice.switch(os.environ.get(VARIABLE, "auto"))
+    _choice.switch(name)
     torch.cuda._lazy_call(_choice.cuda_starts)  # at once, if CUDA has started
     if "DHVT_KERNELS_CPU" in os.environ and _native.native_error is None:
         _native.use_cpu_level(os.environ["DHVT_KERNELS_CPU"])
-    if _native.native_error is not None and _choice.name == "auto":
-        logger.warning("CPU tensors run on the plain PyTorch reference, which is slow: %s", _native.native_error)

@@ -81,7 +81,10 @@ def cuda_missing() -> str | None:
     for device in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_capability(device)
         if not _has_code(built, found):
-            return f"the library has no code for device {device} (sm_{found[0]}{found[1]}); it was built for {built}"
+            return (
+                f"the library has no code for device {device} (sm_{found[0]}{found[1]}); it was built for {built} "
+                "(CUDA_VISIBLE_DEVICES can leave the device out)"
+            )
     return None
 
 

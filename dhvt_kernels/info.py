@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from . import _native
-from ._backends import BACKENDS, DEVICES, supports
+from ._backends import BACKENDS, DEVICES, in_force, supports
+from ._schema import HOST_OPERATORS
 
 STABLE_ABI = "2.10"
 
@@ -31,6 +32,10 @@ def collect() -> dict[str, Any]:
             f"{backend} on {device}": supports("segment_sum", backend=backend, device=device)
             for device in DEVICES
             for backend in BACKENDS[1:]
+        },
+        "in force": {
+            **{device: in_force(device) for device in DEVICES},
+            "on the CPU only": ", ".join(HOST_OPERATORS),
         },
         "cpu": {
             "name": _cpu_name(),

@@ -26,6 +26,7 @@ LABELS = torch.tensor([[[0, 1, 1]]], dtype=torch.int32)
 TABLE = torch.tensor([[5, 7]], dtype=torch.int32)
 
 needs_library = pytest.mark.skipif(_native.native_error is not None, reason="needs the compiled library")
+needs_triton = pytest.mark.skipif(triton.missing is not None, reason="needs Triton")
 interpreted = pytest.mark.skipif(not triton.interpreted, reason="of Triton's interpreter, which stands for a GPU")
 
 
@@ -55,7 +56,8 @@ def test_outlines_are_made_on_the_cpu(name):
     assert not hasattr(triton, name)
     expected = f"{name} runs on the CPU only, on the compiled library or the reference"
     assert dk.supports(name, backend="triton", device="cpu") == expected
-    assert dk.supports(name, backend="native", device="cuda") == expected
+    for backend in ("native", "reference"):
+        assert dk.supports(name, backend=backend, device="cuda") == expected
     assert dk.supports(name, backend="native", device="cpu") == _native.native_error
 
 
@@ -103,12 +105,36 @@ def test_a_forced_backend_that_cannot_run_raises_the_reason():
     if torch.cuda.is_available():
         pytest.skip("here it can run")
     reason = "backend 'triton' cannot run: Triton runs on CPU tensors only in its interpreter"
-    for process in (
-        python("import dhvt_kernels", DHVT_KERNELS_BACKEND="triton"),
-        python("import dhvt_kernels as dk\nwith dk.backend('triton'): pass"),
-    ):
+    call = "import dhvt_kernels as dk, torch; print('imported'); dk.srgb_to_lab(torch.rand(1, 3, 4, 4))"
+    forced = python(call, DHVT_KERNELS_BACKEND="triton")
+    assert forced.stdout == "imported\n"  # so that `dhvt info` can say the reason
+    for process in (forced, python("import dhvt_kernels as dk\nwith dk.backend('triton'): pass")):
         assert process.returncode != 0
         assert reason in process.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", _backends.BACKENDS)
+def test_importing_does_not_ask_for_a_gpu(name):
+    """A process that has asked for CUDA cannot use it after a fork."""
+    code = "import torch; torch.version.cuda = '13.0'; torch.cuda.is_available = lambda: 1 / 0; import dhvt_kernels"
+    assert python(code, DHVT_KERNELS_BACKEND=name).returncode == 0
+
+
+def test_the_environment_is_checked():
+    process = python("import dhvt_kernels", DHVT_KERNELS_BACKEND="tritn")
+    expected = "DHVT_KERNELS_BACKEND: expected one of auto, reference, native, triton; found 'tritn'"
+    assert process.stderr.splitlines()[-1] == f"ValueError: {expected}"
+    empty = python("from dhvt_kernels import _backends; print(_backends._choice.name)", DHVT_KERNELS_BACKEND="")
+    assert empty.stdout == "auto\n", empty.stderr
+    again = """
+import os
+try:
+    import dhvt_kernels
+except ValueError:
+    os.environ["DHVT_KERNELS_BACKEND"] = "auto"
+import dhvt_kernels
+"""
+    assert python(again, DHVT_KERNELS_BACKEND="tritn").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -133,7 +159,79 @@ def test_the_library_names_the_device_that_it_has_no_code_for(monkeypatch):
     monkeypatch.setattr(_native, "gpu_missing", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: ((9, 0), (8, 0))[device])
-    assert _native.cuda_missing() == "the library has no code for device 1 (sm_80); it was built for sm_90"
+    expected = "the library has no code for device 1 (sm_80); it was built for sm_90"
+    assert _native.cuda_missing() == f"{expected} (CUDA_VISIBLE_DEVICES can leave the device out)"
+
+
+@pytest.fixture
+def new_gpu(monkeypatch):
+    """A GPU that Triton can compile for; whether it can launch there has not been asked yet."""
+    monkeypatch.setattr(_native, "gpu_missing", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(triton, "interpreted", False)
+    triton.driver_missing.cache_clear()
+    yield
+    triton.driver_missing.cache_clear()
+
+
+@needs_triton
+def test_triton_needs_a_c_compiler(new_gpu, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    expected = "Triton needs a C compiler: there is no gcc or clang, and CC names none"
+    assert dk.supports("relabel", backend="triton") == expected
+
+
+@needs_triton
+def test_triton_needs_its_driver(new_gpu, monkeypatch):
+    class Driver:
+        @property
+        def active(self):
+            raise RuntimeError("a reason\nof two lines")
+
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr("triton.runtime.driver", Driver())
+    needs = "for which it needs a C compiler, Python's headers and libcuda.so"
+    expected = f"Triton cannot build its driver, {needs} (a reason of two lines)"
+    assert dk.supports("relabel", backend="triton") == expected
+
+
+@needs_triton
+def test_triton_names_the_device_that_is_too_old(new_gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    expected = "device 0 is sm_61; Triton runs from sm_80 on (CUDA_VISIBLE_DEVICES can leave it out)"
+    assert dk.supports("relabel", backend="triton") == expected
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "reason"),
+    [
+        ("raise RuntimeError('of its own')", "Triton cannot be imported (RuntimeError: of its own)"),
+        ("__version__ = '3.3rc1'", "Triton 3.3rc1 is older than 3.4"),
+        ("__version__ = '3.5rc1'", "the Triton kernels cannot be loaded (AttributeError: "),
+    ],
+)
+def test_an_unusual_triton_is_a_reason_and_no_error(stand_in, reason, tmp_path):
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text(stand_in)
+    (tmp_path / "triton" / "language.py").write_text("constexpr = int")
+    code = """
+import dhvt_kernels as dk
+from dhvt_kernels import _backends, _native
+_native.cuda_missing = lambda: "no code"
+_backends._choice.cuda_starts()
+print(dk.supports("relabel", backend="triton"))
+"""
+    process = python(code, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert process.stdout.startswith(reason), process.stdout + process.stderr
+
+
+@needs_triton
+@pytest.mark.parametrize(("value", "expected"), [("true", True), ("on", True), ("0", False)])
+def test_triton_itself_says_whether_it_interprets(value, expected):
+    process = python("from dhvt_kernels import triton; print(triton.interpreted)", TRITON_INTERPRET=value)
+    assert process.stdout == f"{expected}\n", process.stderr
 
 
 # --- the choice when CUDA starts --------------------------------------------------------------------------------------
@@ -184,6 +282,34 @@ def test_a_gpu_without_native_code_or_triton_runs_the_reference_and_says_so_once
     assert backends._has_kernel(NAMESPACE, "relabel", "CUDA")
 
 
+@needs_library
+def test_a_fallback_is_said_when_cuda_has_started_inside_a_block(starting, caplog, monkeypatch):
+    monkeypatch.setattr(triton, "missing_on", lambda device: "Triton is not installed")
+    monkeypatch.setattr(_backends, "_choice", starting)
+    with caplog.at_level(logging.WARNING, "dhvt_kernels"):
+        with dk.backend("reference"):
+            monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+            starting.cuda_starts()
+            assert caplog.messages == []
+        with dk.backend("auto"):
+            pass
+    (message,) = caplog.messages
+    assert message.startswith("CUDA tensors run on the plain PyTorch reference, which is slow: the library has no code")
+
+
+@needs_library
+@pytest.mark.parametrize("name", ["auto", "reference", "native"])
+def test_what_the_cpu_alone_runs_is_refused_on_a_gpu(starting, name, monkeypatch):
+    refused = []
+    monkeypatch.setattr(triton, "missing_on", lambda device: "Triton is not installed")
+    monkeypatch.setattr(_backends, "_refuse", lambda *arguments: refused.append(arguments) or reference.relabel)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    starting.switch(name)
+    for operator in HOST_OPERATORS:
+        (message,) = {reason for found, _, reason in refused if found == operator}
+        assert message == f"{operator} runs on the CPU only, on the compiled library or the reference"
+
+
 # --- the choice lasts -------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +349,20 @@ def test_compiled_functions_obey_the_choice(monkeypatch):
         compiled(LABELS)
     compiled(LABELS)
     assert ran == ["triton", "triton"]
+
+
+def test_the_last_of_overlapping_blocks_is_in_force():
+    before = _backends._choice.name, os.environ.get(_backends.VARIABLE)
+    first, second, third = (dk.backend(name) for name in ("reference", "auto", "reference"))
+    for block, expected in ((first, "reference"), (second, "auto"), (third, "reference")):
+        block.__enter__()
+        assert _backends._choice.name == os.environ[_backends.VARIABLE] == expected
+    third.__exit__(None, None, None)
+    assert _backends._choice.name == "auto"
+    first.__exit__(None, None, None)
+    assert _backends._choice.name == os.environ[_backends.VARIABLE] == "auto"
+    second.__exit__(None, None, None)
+    assert (_backends._choice.name, os.environ.get(_backends.VARIABLE)) == before
 
 
 def test_modules_are_pickled_without_the_choice():

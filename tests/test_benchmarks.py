@@ -92,10 +92,11 @@ def devices(result, tmp_path):
 def test_backends_side_by_side(devices, tmp_path):
     assert [results.device for results in devices] == ["cpu", "cuda"]
     sheet = overview.sheet(devices)
-    assert sheet.columns == ("operator", "shape", "device", "reference", "torch.compile", "CPU", "Triton", "CUDA")
+    assert sheet.columns == ("operator", "shape", "device", "file", *overview.COLUMNS)
     filled = {row[2]: [column for column, cell in zip(sheet.columns, row, strict=True) if cell] for row in sheet.rows}
-    assert filled["cpu"][3:] == ["reference", "CPU"]
-    assert filled["cuda"][3:] == ["reference", "Triton", "CUDA"]
+    assert filled["cpu"][4:] == ["reference", "CPU"]
+    assert filled["cuda"][4:] == ["reference", "Triton", "CUDA"]
+    assert {row[2:4] for row in sheet.rows} == {("cpu", "cpu"), ("cuda", "h200")}
     assert overview.slower(devices)
     assert all(ratio == pytest.approx(2) for _, ratio in overview.slower(devices))
     overview.draw(devices, tmp_path / "backends.png")
@@ -112,6 +113,20 @@ def test_the_page_keeps_its_text_and_replaces_its_table(devices):
     assert overview.page(devices, once) == once
     assert "No result of a GPU" not in once
     assert "No result of a GPU" in overview.page(devices[:1], text)
+
+
+def test_all_backends_of_a_folder_and_without_matplotlib(devices, tmp_path, monkeypatch):
+    folder, page = tmp_path, tmp_path / "page.md"
+    page.write_text(f"{overview.MARKS}{overview.MARKS}")
+    monkeypatch.setattr(overview, "RESULTS", tmp_path / "none")
+    monkeypatch.setattr(overview, "PAGE", page)
+    monkeypatch.setattr(overview, "PICTURE", tmp_path / "page.png")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = CliRunner().invoke(app, [str(folder)])
+    assert done.exit_code == 0, done.output
+    assert "no picture: " in done.output
+    assert "| cuda | h200 |" in page.read_text()
+    assert not (tmp_path / "page.png").exists()
 
 
 @pytest.mark.parametrize("content", [None, "{}", "nonsense"])

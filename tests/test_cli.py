@@ -79,6 +79,25 @@ def test_info_names_the_reason(dhvt, monkeypatch):
     assert json.loads(dhvt("info", "--json")[1])["backends"]["native on cpu"] == "it was not built"
 
 
+def test_info_says_what_is_in_force_and_why(dhvt):
+    facts = json.loads(dhvt("info", "--json")[1])["in force"]
+    assert facts["cpu"].startswith("native (")
+    assert torch.cuda.is_available() or facts["cuda"].startswith("nothing: torch ")
+    assert facts["on the CPU only"].startswith("merge_best, trace, ")
+    with dk.backend("reference"):
+        facts = json.loads(dhvt("info", "--json")[1])["in force"]
+    assert facts["cpu"] == "reference (forced by backend(...))"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it can run")
+def test_info_starts_with_a_backend_that_cannot_run():
+    environment = {**os.environ, "DHVT_KERNELS_BACKEND": "triton", "TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-m", "dhvt_kernels.cli", "info", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    found = json.loads(done.stdout)["in force"]["cpu"]
+    assert found.startswith("triton (forced by DHVT_KERNELS_BACKEND), which cannot run: Triton ")
+
+
 @pytest.mark.parametrize("command", [cli.tokenize, cli.view])
 def test_every_parameter_of_the_tokenizer_has_an_option(command):
     ours = inspect.signature(command).parameters

@@ -1,13 +1,13 @@
 """Triton kernels of every operator that runs on GPUs: for machines without a CUDA compiler, and to be read.
 
 Each function has the name and the signature of an operator of `_schema.py`, and gives the same outputs in the same
-dtypes and layouts.
+dtypes and layouts. Triton itself needs a C compiler, for what launches its kernels.
 """
 
 import torch
 
 from .. import _native
-from ._language import interpreted, missing
+from ._language import driver_missing, interpreted, missing
 from .connected_components import connected_components as connected_components
 from .gaussian_blur import gaussian_blur as gaussian_blur
 from .gaussian_blur import gaussian_blur_backward as gaussian_blur_backward
@@ -64,5 +64,8 @@ def missing_on(device: str) -> str | None:
     for index in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_capability(index)
         if found < _OLDEST_GPU:
-            return f"device {index} is sm_{found[0]}{found[1]}; Triton runs from sm_{_OLDEST_GPU[0]}{_OLDEST_GPU[1]} on"
-    return None
+            return (
+                f"device {index} is sm_{found[0]}{found[1]}; Triton runs from sm_{_OLDEST_GPU[0]}{_OLDEST_GPU[1]} on "
+                "(CUDA_VISIBLE_DEVICES can leave it out)"
+            )
+    return driver_missing()

@@ -1,6 +1,9 @@
 """Triton, or what stands for it where it is not installed: modules of kernels can always be imported."""
 
+import functools
 import os
+import re
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +18,12 @@ try:
     import triton
     import triton.language as tl
 
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+    if tuple(int(part) for part in re.findall(r"\d+", triton.__version__)[:2]) < OLDEST:
         missing = f"Triton {triton.__version__} is older than {OLDEST[0]}.{OLDEST[1]}"
 except ImportError as error:
     missing = f"Triton is not installed ({error})"
+except Exception as error:
+    missing = f"Triton cannot be imported ({type(error).__name__}: {error})"
 
 #: Sizes that change from image to image. Triton compiles a kernel anew for a size of 1 and for multiples of 16, in all
 #: combinations; of these it does not. Only `width` and what counts pixels stay: they say whether loads may be wide.
@@ -78,4 +83,18 @@ def triton_dtype(dtype: torch.dtype) -> Any:
 
 
 #: Whether kernels run in Triton's interpreter, on tensors of any device: decided when they are defined, that is, now.
-interpreted = missing is None and os.environ.get("TRITON_INTERPRET") == "1"
+interpreted = missing is None and triton.knobs.runtime.interpret
+
+
+@functools.cache
+def driver_missing() -> str | None:
+    """Why Triton cannot launch kernels: it compiles what launches them, with a C compiler, when they first run."""
+    try:
+        compilers = os.environ.get("CC"), shutil.which("gcc"), shutil.which("clang"), triton.knobs.build.impl
+        if not any(compilers):
+            return "Triton needs a C compiler: there is no gcc or clang, and CC names none"
+        triton.runtime.driver.active.utils  # noqa: B018
+    except Exception as error:
+        needs = "for which it needs a C compiler, Python's headers and libcuda.so"
+        return f"Triton cannot build its driver, {needs} ({' '.join(str(error).split())})"
+    return None
