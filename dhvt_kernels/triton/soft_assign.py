@@ -58,7 +58,7 @@ def _assign_kernel(
     tl.store(labels + place_of(here, height, width), label, mask=here.there)
     share, own_share = share_pixels(score, around, used, metric.inverse_temperature)
     plane = tl.cast(height, tl.int64) * width
-    out = assignment + here.image[:, None] * 9 * plane + here.y * width + here.x
+    out = assignment + offsets_of(here, 9 * plane, width, 1)
     tl.store(out[None, :, :] + other_candidates()[:, None, None] * plane, share, mask=here.there[None, :, :])
     tl.store(out + 4 * plane, own_share, mask=here.there)
 

@@ -62,7 +62,7 @@ def _pixels(height, width, pixels, BLOCK: tl.constexpr):
 def _load_srgb(images, stride, ACC: tl.constexpr, BYTES: tl.constexpr, here):
     r = tl.load(images, mask=here, other=0).to(ACC)
     g = tl.load(images + stride, mask=here, other=0).to(ACC)
-    b = tl.load(images + 2 * stride, mask=here, other=0).to(ACC)
+    b = tl.load(images + 2 * wide(stride), mask=here, other=0).to(ACC)
     if BYTES:
         r, g, b = r / 255, g / 255, b / 255
     return r, g, b
@@ -136,7 +136,7 @@ def _lab_backward_kernel(
     source = grad + image * grad_image_stride + y * grad_row_stride + x * grad_column_stride
     of_l = tl.load(source, mask=here, other=0)
     of_a = tl.load(source + grad_channel_stride, mask=here, other=0)
-    of_b = tl.load(source + 2 * grad_channel_stride, mask=here, other=0)
+    of_b = tl.load(source + 2 * wide(grad_channel_stride), mask=here, other=0)
     of_x = 500 * of_a * slope_x
     of_y = (116 * of_l - 500 * of_a + 200 * of_b) * slope_y
     of_z = -200 * of_b * slope_z
@@ -146,7 +146,7 @@ def _lab_backward_kernel(
     of_b = (MIX[0][2] * of_x + MIX[1][2] * of_y + MIX[2][2] * of_z) * slope_b
     tl.store(target, of_r, mask=here)
     tl.store(target + out_channel_stride, of_g, mask=here)
-    tl.store(target + 2 * out_channel_stride, of_b, mask=here)
+    tl.store(target + 2 * wide(out_channel_stride), of_b, mask=here)
 
 
 def srgb_to_lab(images: Tensor) -> Tensor:
