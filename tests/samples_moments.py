@@ -9,8 +9,8 @@ def _accumulation(dtype):
 
 
 def _maps():
-    """(batch, channels, labels, K): several strips of ragged segments with padding; then degenerate ones, one pixel wide
-    among them."""
+    """(batch, channels, labels, K): several strips of ragged segments with padding; then degenerate ones, some of
+    them one pixel wide."""
     generator = torch.Generator().manual_seed(0)
     labels = blocks(2, 150, 130, 11)
     jitter = torch.rand(labels.shape, generator=generator) < 0.1

@@ -13,7 +13,7 @@ def _random(*size: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
-#: (labels, K, C): many strips of blocks in both images; every id; one pixel; one column; no image; no pixel; no segment.
+#: (labels, K, C): many strips of blocks in both images; every id; a pixel; a column; no image, no pixel, no segment.
 def _cases() -> list[tuple[torch.Tensor, int, int]]:
     large = label_maps(2, 96, 101, 600)["blocks"]
     large[1, 70:] = -1

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._checks import accumulation_dtype
 from .._layout import empty_image_like
+from ._checked import checked, require
 from ._language import cdiv, interpreted, jit, next_power_of_2, tl
 from ._launch import launch
 from ._math import divide
@@ -209,8 +210,10 @@ def _blur(images: Tensor, divisors: Tensor, total: Tensor | None, sigma: float) 
     return out
 
 
+@checked(images="floating B C H W", mask="bool B H W?")
 def gaussian_blur(images: Tensor, mask: Tensor | None, sigma: float) -> tuple[Tensor, Tensor]:
     """Blurred images, and the sum of the weights of each pixel [B,H,W]; 0 where a pixel does not exist."""
+    require(sigma > 0, f"gaussian_blur: expected sigma > 0; found {sigma}")
     batch, channels, height, width = images.shape
     divisors = images.new_empty(batch, height, width, dtype=accumulation_dtype(images.dtype))
     pixels = divisors.numel()
@@ -233,6 +236,8 @@ def gaussian_blur(images: Tensor, mask: Tensor | None, sigma: float) -> tuple[Te
     return _blur(images, divisors, total, sigma), total
 
 
+@checked(grad="floating B C H W", total="sum B H W")
 def gaussian_blur_backward(grad: Tensor, total: Tensor, sigma: float) -> Tensor:
     """The adjoint of the blur: the division comes before the sum."""
+    require(sigma > 0, f"gaussian_blur_backward: expected sigma > 0; found {sigma}")
     return _blur(grad, total.contiguous(), None, sigma)

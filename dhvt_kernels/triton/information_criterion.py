@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..ops.information_criterion import CRITERIA
+from ._checked import checked
 from ._language import cdiv, jit, tl
 from ._launch import launch
 
@@ -114,6 +116,7 @@ def _criterion_backward_kernel(
     tl.store(out + number, tl.where(asked, value, 0), mask=here)
 
 
+@checked(count="int32 B V", m2="accumulated B V C", boundary="int32 B V", num_pixels="int32 B", criterion=CRITERIA)
 def information_criterion(
     count: Tensor,
     m2: Tensor,
@@ -147,6 +150,7 @@ def information_criterion(
     return likelihood, penalty
 
 
+@checked(count="int32 B V", m2="accumulated B V C", grad_likelihood="same B V")
 def information_criterion_backward(
     grad_likelihood: Tensor, count: Tensor, m2: Tensor, noise: float, pixel_correlation: float
 ) -> Tensor:

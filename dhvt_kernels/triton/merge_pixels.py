@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from ..ops.merge_tree import DISTANCES
+from ._checked import checked
 from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
@@ -93,6 +95,7 @@ def _feature_kernel(
     tl.store(m2 + i, tl.zeros([BLOCK], m2.dtype.element_ty), mask=here)
 
 
+@checked(features="floating B C H W", mask="bool B H W?", distance=DISTANCES)
 def merge_pixels(
     features: Tensor, mask: Tensor | None, distance: str, compactness: float, depth: int, noise: float = 16.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

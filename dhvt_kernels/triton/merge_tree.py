@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..ops.merge_tree import DISTANCES
+from ._checked import checked
 from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
@@ -100,6 +102,17 @@ def _edge_kernel(
     tl.store(wide_lengths + e, length.to(tl.int64), mask=here)
 
 
+@checked(
+    count="int32 B L",
+    mean="accumulated B L C",
+    m2="same B L C",
+    centroid="same B L 2",
+    box="int32 B L 4",
+    boundary="int32 B L",
+    edges="int32 B E 2",
+    lengths="int32 B E",
+    distance=DISTANCES,
+)
 def merge_tree(
     count: Tensor,
     mean: Tensor,
@@ -164,6 +177,13 @@ def merge_tree(
     return tree
 
 
+@checked(
+    parent="int32 B V",
+    node_mean="accumulated B V C",
+    node_count="int32 B V",
+    grad_mean="same B V C",
+    grad_m2="same B V C",
+)
 def merge_tree_backward(
     grad_mean: Tensor, grad_m2: Tensor, parent: Tensor, node_count: Tensor, node_mean: Tensor
 ) -> tuple[Tensor, Tensor]:

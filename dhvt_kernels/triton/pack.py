@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ._checked import checked, require
 from ._language import cdiv, jit, next_power_of_2, tl
 from ._launch import launch
 from ._math import wide
@@ -114,9 +115,11 @@ def _shape_of_program(rows: int, width: int) -> tuple[int, dict[str, int]]:
     return cdiv(rows, together) if width > 0 else 0, {"ROWS": together, "COLUMNS": columns}
 
 
+@checked(values="any B K D", cu_seqlens="int32 B+1", total=0)
 def pack(values: Tensor, cu_seqlens: Tensor, total: int) -> Tensor:
     """out[t] = values[b, t - cu_seqlens[b]] for the sequence b that holds row t; zeros past the end."""
     batch, capacity, width = values.shape
+    require(len(cu_seqlens) == batch + 1, f"cu_seqlens [B+1]: expected {batch + 1} numbers; found {len(cu_seqlens)}")
     out = values.new_empty(total, width)
     programs, shape = _shape_of_program(total, width)
     offsets = cu_seqlens.contiguous()
@@ -124,8 +127,10 @@ def pack(values: Tensor, cu_seqlens: Tensor, total: int) -> Tensor:
     return out
 
 
+@checked(values="any T D", cu_seqlens="int32 B+1", length=0)
 def unpack(values: Tensor, cu_seqlens: Tensor, length: int) -> Tensor:
     """out[b,i] = values[cu_seqlens[b] + i] while that is a row of sequence b; zeros after."""
+    require(len(cu_seqlens) > 0, "cu_seqlens [B+1]: expected at least one number")
     total, width = values.shape
     batch = cu_seqlens.shape[0] - 1
     out = values.new_empty(batch, length, width)
@@ -136,6 +141,7 @@ def unpack(values: Tensor, cu_seqlens: Tensor, length: int) -> Tensor:
     return out
 
 
+@checked(values="any B K D", counts="int32 B", length=0)
 def pad(values: Tensor, counts: Tensor, length: int) -> Tensor:
     """out[b,n] = values[b,n] while n < counts[b]; zeros after."""
     batch, capacity, width = values.shape

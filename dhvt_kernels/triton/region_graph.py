@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._math import wide
@@ -97,6 +98,7 @@ def _edge_kernel(
     tl.atomic_add(lengths + slot, length.to(tl.int32), mask=(is_first | is_last) & fits, sem="relaxed")
 
 
+@checked(labels="int32 B H W", num_segments=0, capacity=0)
 def region_graph(labels: Tensor, num_segments: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sorted pairs of touching segments u < v, their numbers of 4-neighbour pixel pairs, and the number of edges."""
     batch, height, width = labels.shape

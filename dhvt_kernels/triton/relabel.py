@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._math import wide
@@ -29,6 +30,7 @@ def _relabel_kernel(
     tl.store(out + at, new, mask=here)
 
 
+@checked(labels="int32 B H W", table="int32 B K")
 def relabel(labels: Tensor, table: Tensor) -> Tensor:
     """out[b,y,x] = table[b, labels[b,y,x]], -1 outside the table."""
     batch, height, width = labels.shape

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._math import wide
@@ -77,6 +78,7 @@ def _saliency_kernel(
     tl.store(out + at, tl.maximum(to_right, to_below), mask=here)
 
 
+@checked(labels="int32 B H W", parent="int32 B V", lower="float32 B V", round="int32 B V")
 def saliency(labels: Tensor, lower: Tensor, parent: Tensor, round: Tensor) -> Tensor:
     """At each pixel, the greatest strength at which it and its right or lower neighbour come into one segment."""
     batch, height, width = labels.shape

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._checks import accumulation_dtype
 from .._layout import empty_image_like
+from ._checked import checked
 from ._language import cdiv, jit, next_power_of_2, tl, triton_dtype
 from ._launch import launch
 from ._math import divide, wide
@@ -78,6 +79,7 @@ def _describe_kernel(
         first += CHANNELS
 
 
+@checked(labels="int32 B H W", features="floating B C H W", num_segments=0)
 def segment_moments(
     features: Tensor, labels: Tensor, num_segments: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -170,6 +172,14 @@ def _moments_backward_kernel(
         first += CHANNELS
 
 
+@checked(
+    labels="int32 B H W",
+    features="floating B C H W",
+    count="int32 B K",
+    mean="sum B K C",
+    grad_mean="sum B K C",
+    grad_m2="sum B K C",
+)
 def segment_moments_backward(
     grad_mean: Tensor, grad_m2: Tensor, features: Tensor, labels: Tensor, count: Tensor, mean: Tensor
 ) -> Tensor:

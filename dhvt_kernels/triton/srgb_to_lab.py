@@ -5,6 +5,7 @@ from torch import Tensor
 
 from .._checks import accumulation_dtype
 from .._layout import empty_image_like
+from ._checked import checked
 from ._language import cdiv, jit, tl, triton_dtype
 from ._launch import launch
 from ._math import wide
@@ -149,6 +150,7 @@ def _lab_backward_kernel(
     tl.store(target + 2 * wide(out_channel_stride), of_b, mask=here)
 
 
+@checked(images="pixels B 3 H W")
 def srgb_to_lab(images: Tensor) -> Tensor:
     """[B,3,H,W] in [0, 1], or uint8, to L, a, b in the accumulation dtype."""
     batch, channels, height, width = images.shape
@@ -172,6 +174,7 @@ def srgb_to_lab(images: Tensor) -> Tensor:
     return lab
 
 
+@checked(images="floating B 3 H W", grad="sum B 3 H W")
 def srgb_to_lab_backward(grad: Tensor, images: Tensor) -> Tensor:
     """Gradient to the images, in their dtype and memory format."""
     batch, _, height, width = images.shape
