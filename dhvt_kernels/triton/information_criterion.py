@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..ops.information_criterion import CRITERIA
 from ._checked import checked
+from ._lanes import lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 
@@ -65,8 +66,7 @@ def _criterion_kernel(
     BLOCK: tl.constexpr,
 ):
     """Reads 8 + 4 C bytes per node and writes 8."""
-    node = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = node < all_nodes
+    node, here = lanes(all_nodes, BLOCK)
     found = tl.load(count + node, mask=here, other=0)
     n = tl.maximum(found, 1).to(tl.float64)
     used = found > 0
@@ -104,8 +104,7 @@ def _criterion_backward_kernel(
     BLOCK: tl.constexpr,
 ):
     """One lane per number: reads and writes m2 once, 8 C bytes per node."""
-    number = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = number < numbers
+    number, here = lanes(numbers, BLOCK)
     node = number // channels
     found = tl.load(count + node, mask=here, other=0)
     upstream = tl.load(grad + node, mask=here, other=0).to(tl.float64)

@@ -10,9 +10,8 @@ from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._merge import check_sizes, merge
-from ._merge_edges import pack_edge
+from ._merge_edges import NO_EDGE, pack_edge
 from ._merge_nodes import empty_nodes, store_leaf
-from ._merge_picks import _NO_EDGE
 
 
 @jit
@@ -61,8 +60,8 @@ def _pixel_kernel(
     vertex = image * leaves + leaf
     tl.store(node + vertex, row, mask=is_leaf)
     edge = 2 * vertex
-    tl.store(edges + edge, tl.where(right, pack_edge(vertex, vertex + 1), _NO_EDGE), mask=is_leaf)
-    tl.store(edges + edge + 1, tl.where(down, pack_edge(vertex, vertex + width), _NO_EDGE), mask=is_leaf)
+    tl.store(edges + edge, tl.where(right, pack_edge(vertex, vertex + 1), NO_EDGE), mask=is_leaf)
+    tl.store(edges + edge + 1, tl.where(down, pack_edge(vertex, vertex + width), NO_EDGE), mask=is_leaf)
     tl.store(lengths + edge, right.to(tl.int64), mask=is_leaf)
     tl.store(lengths + edge + 1, down.to(tl.int64), mask=is_leaf)
 

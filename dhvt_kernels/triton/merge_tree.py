@@ -9,10 +9,9 @@ from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._merge import check_sizes, merge
-from ._merge_edges import pack_edge, unique_edges
+from ._merge_edges import NO_EDGE, pack_edge, unique_edges
 from ._merge_gradient import inner_gradient_kernel, leaf_gradient_kernel
 from ._merge_nodes import empty_nodes, store_leaf
-from ._merge_picks import _NO_EDGE
 from ._tree import family
 
 #: Lanes of the program that goes down an image's generations.
@@ -98,7 +97,7 @@ def _edge_kernel(
     length = tl.load(lengths + e, mask=here, other=0)
     first = e // edges_per_image * leaves
     edge = _is_leaf(count, first, u, leaves, here) & _is_leaf(count, first, v, leaves, here) & (u != v) & (length > 0)
-    tl.store(edges + e, tl.where(edge, pack_edge(first + u, first + v), _NO_EDGE), mask=here)
+    tl.store(edges + e, tl.where(edge, pack_edge(first + u, first + v), NO_EDGE), mask=here)
     tl.store(wide_lengths + e, length.to(tl.int64), mask=here)
 
 

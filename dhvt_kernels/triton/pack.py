@@ -3,17 +3,11 @@
 from torch import Tensor
 
 from ._checked import checked, require
+from ._lanes import lanes
 from ._language import cdiv, jit, next_power_of_2, tl
 from ._launch import launch
 from ._math import wide
 from ._tiles import WORK
-
-
-@jit
-def _rows_of_program(rows, ROWS: tl.constexpr):
-    """This program's output rows [ROWS], and which of them exist."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    return row, row < rows
 
 
 @jit
@@ -50,7 +44,7 @@ def _pack_kernel(
     COLUMNS: tl.constexpr,
 ):
     """One program per ROWS rows, whose sequences are found by bisection. Reads and writes each row once."""
-    row, exists = _rows_of_program(rows, ROWS)
+    row, exists = lanes(rows, ROWS)
     low = row * 0
     high = low + batch
     apart = wide(batch)
@@ -80,7 +74,7 @@ def _unpack_kernel(
     COLUMNS: tl.constexpr,
 ):
     """One program per ROWS rows. Reads and writes each row once."""
-    row, exists = _rows_of_program(rows, ROWS)
+    row, exists = lanes(rows, ROWS)
     sequence = row // length
     source = tl.load(offsets + sequence, mask=exists, other=0) + row % length
     end = tl.load(offsets + sequence + 1, mask=exists, other=0)
@@ -101,7 +95,7 @@ def _pad_kernel(
     COLUMNS: tl.constexpr,
 ):
     """One program per ROWS rows. Reads and writes each row once."""
-    row, exists = _rows_of_program(rows, ROWS)
+    row, exists = lanes(rows, ROWS)
     sequence, element = row // length, row % length
     count = tl.load(counts + sequence, mask=exists, other=0)
     valid = exists & (element < count) & (element < capacity)

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._checks import accumulation_dtype
 from .._layout import empty_image_like
 from ._checked import checked
+from ._lanes import lanes
 from ._language import cdiv, jit, next_power_of_2, tl, triton_dtype
 from ._launch import launch
 from ._math import divide, wide
@@ -44,8 +45,7 @@ def _describe_kernel(
     CHANNELS: tl.constexpr,
 ):
     """One program per SEGMENTS segments: what the sums and extents say of them. Reads and writes each number once."""
-    segment = tl.program_id(0).to(tl.int64) * SEGMENTS + tl.arange(0, SEGMENTS)
-    exists = segment < segments
+    segment, exists = lanes(segments, SEGMENTS)
     number = tl.load(tally + segment * 4, mask=exists, other=0)
     held = exists & (number > 0)
     tl.store(count + segment, number.to(tl.int32), mask=exists)

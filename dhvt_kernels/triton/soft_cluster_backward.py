@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._layout import empty_image_like
 from ._checked import checked, require
+from ._lanes import lanes
 from ._language import cdiv, jit, next_power_of_2, tl
 from ._launch import launch
 from ._math import divide
@@ -59,8 +60,7 @@ def _pulls_kernel(
     LANES: tl.constexpr,
 ):
     """The pulls of LANES centres: 0 where an update found no mass. Reads 3 (C + 2) numbers per centre."""
-    at = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
-    exists = at < cells
+    at, exists = lanes(cells, LANES)
     after = tl.load(mass + at, mask=exists, other=0)
     scale = tl.where(after > 0, divide(tl.full([LANES], 1, after.dtype), tl.where(after > 0, after, 1)), 0)
     moved = tl.zeros([LANES], after.dtype)

@@ -6,6 +6,7 @@ from torch import Tensor
 from .._checks import accumulation_dtype
 from .._layout import empty_image_like
 from ._checked import checked
+from ._lanes import lanes
 from ._language import cdiv, jit, tl, triton_dtype
 from ._launch import launch
 from ._math import wide
@@ -55,8 +56,8 @@ def _mixed(r, g, b, row: tl.constexpr):
 @jit
 def _pixels(height, width, pixels, BLOCK: tl.constexpr):
     """Image, row and column of this program's pixels, and which of them exist."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    return index // width // height, index // width % height, index % width, index < pixels
+    index, here = lanes(pixels, BLOCK)
+    return index // width // height, index // width % height, index % width, here
 
 
 @jit
