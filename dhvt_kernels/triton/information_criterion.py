@@ -143,7 +143,7 @@ def information_criterion(
         CRITERION=criterion,
         NOISE=noise,
         RHO=pixel_correlation,
-        ROOT_RHO=math.sqrt(pixel_correlation),
+        ROOT_RHO=math.sqrt(pixel_correlation) if pixel_correlation >= 0 else math.nan,
         BLOCK=BLOCK,
     )
     return likelihood, penalty
