@@ -9,7 +9,8 @@ def _accumulation(dtype):
 
 
 def _maps():
-    """(batch, channels, labels, K): several strips of ragged segments with padding; then degenerate ones."""
+    """(batch, channels, labels, K): several strips of ragged segments with padding; then degenerate ones, some of
+    them one pixel wide."""
     generator = torch.Generator().manual_seed(0)
     labels = blocks(2, 150, 130, 11)
     jitter = torch.rand(labels.shape, generator=generator) < 0.1
@@ -18,6 +19,7 @@ def _maps():
     yield 2, 5, labels, 168
     yield 0, 3, torch.zeros(0, 4, 4, dtype=torch.int32), 4
     yield 1, 1, torch.zeros(1, 1, 1, dtype=torch.int32), 1
+    yield 2, 3, blocks(2, 17, 1, 4), 6
     yield 1, 2, torch.zeros(1, 0, 3, dtype=torch.int32), 2
     yield 1, 2, torch.zeros(1, 2, 3, dtype=torch.int32), 0
 

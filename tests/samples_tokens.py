@@ -13,7 +13,7 @@ def _random(*size: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
-#: (labels, K, C): many strips of blocks in both images; every id; one pixel; no image; no pixel; no segment.
+#: (labels, K, C): many strips of blocks in both images; every id; a pixel; a column; no image, no pixel, no segment.
 def _cases() -> list[tuple[torch.Tensor, int, int]]:
     large = label_maps(2, 96, 101, 600)["blocks"]
     large[1, 70:] = -1
@@ -21,6 +21,7 @@ def _cases() -> list[tuple[torch.Tensor, int, int]]:
         (large, 600, 7),
         (_labels(2, 13, 9), 16, 3),
         (_labels(1, 1, 1), 1, 1),
+        (_labels(2, 17, 1), 16, 2),
         (_labels(0, 4, 5), 3, 2),
         (_labels(2, 0, 5), 3, 2),
         (_labels(1, 4, 5), 0, 2),

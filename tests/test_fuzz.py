@@ -1,10 +1,10 @@
 """Operators and public functions on drawn arguments: hostile numbers, shapes, layouts, labels (docs/reliability.md).
 
 Operators are called directly, where nothing but their own checks stands between bad arguments and memory, and public
-functions with their gradients. The library must equal the reference, at every instruction-set level and as CUDA kernels
-(on a GPU, or emulated); give the same bits for 1 and 2 threads, and whatever the order of a GPU's threads; write every
-element, and stay finite where it promises so. Operators answer arguments that do not fit together with a RuntimeError,
-public functions with TypeError or ValueError.
+functions with their gradients. The library must equal the reference, at every instruction-set level, as CUDA kernels
+(on a GPU, or emulated) and as Triton's (on a GPU, or interpreted); give the same bits for 1 and 2 threads, and whatever
+the order of a GPU's threads; write every element, and stay finite where it promises so. Operators answer arguments that
+do not fit together with a RuntimeError, public functions with TypeError or ValueError.
 """
 
 import contextlib
@@ -30,12 +30,17 @@ from dhvt_kernels._schema import SCHEMAS, ops
 QUICK, THOROUGH = 20, int(os.environ.get("DHVT_FUZZ_CASES", 10_000))
 CASES = {**fuzz_soft.CASES, **fuzz_segments.CASES, **fuzz_trees.CASES, **fuzz_vector.CASES}
 OPERATORS = sorted(SCHEMAS)
-KERNELS = ["native", *backends.CUDA_OPERATORS]
+KERNELS = {"native": OPERATORS, **backends.KERNELS}
+RUNS = [(kernels, name) for kernels, names in KERNELS.items() for name in names]
+#: Triton's interpreter takes some twenty times as long: it gets one of so many cases, and ten at least.
+INTERPRETED = 20
 
 
-def fuzz(check, examples):
+def fuzz(check, examples, kernels="native"):
     """`check(Draw)` for drawn data; the quick run of every change always draws the same."""
     quick = examples == QUICK
+    if kernels == "triton-interpreted":
+        examples = max(examples // INTERPRETED, 10)
 
     @settings(
         max_examples=examples,
@@ -120,16 +125,15 @@ def check_operator(name, draw):
 
 
 def in_force(kernels):
-    """The library's kernels for the CPU, whose level each case draws, or those for CUDA."""
+    """The library's kernels for the CPU, whose level each case draws, those for CUDA, or Triton's."""
     return contextlib.nullcontext() if kernels == "native" else backends.use(kernels)
 
 
 @profiles
-@pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(("kernels", "name"), RUNS)
 def test_operator(name, kernels, examples):
     with in_force(kernels):
-        fuzz(lambda draw: check_operator(name, draw), examples)
+        fuzz(lambda draw: check_operator(name, draw), examples, kernels)
 
 
 #: Numbers out of range. Sizes beyond int32 are left out: where another size is 0, they make loops without end.
@@ -162,11 +166,10 @@ def check_misfit(name, draw):
 
 
 @profiles
-@pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(("kernels", "name"), RUNS)
 def test_misfit(name, kernels, examples):
     with in_force(kernels):
-        fuzz(lambda draw: check_misfit(name, draw), examples)
+        fuzz(lambda draw: check_misfit(name, draw), examples, kernels)
 
 
 def check_hostile(name, draw):

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._lanes import lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 
@@ -17,9 +18,9 @@ STRIP_ROWS = 32
 @jit
 def pixels_of_program(pixels, total, BLOCK: tl.constexpr):
     """Pixels of the batch, which of them exist, the first pixel of each one's image, and its place behind that."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    at, here = lanes(total, BLOCK)
     place = at % pixels
-    return at, at < total, at - place, place.to(tl.int32)
+    return at, here, at - place, place.to(tl.int32)
 
 
 def launch_pixels(kernel: Any, labels: Tensor, *arguments: Any, **constants: Any) -> None:
@@ -124,9 +125,9 @@ def _unite_kernel(
     Steps of one row leave out the borders of strips, and steps of STRIP_ROWS are only these. Reads 4 bytes per pixel
     (four times, from the cache), and what leads to the roots where runs touch.
     """
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    index, here = lanes(total, BLOCK)
     x, y = index % width, (index // width % rows + 1) * STEP
-    here = (index < total) & ((y % STRIP_ROWS == 0) == (STEP == STRIP_ROWS))
+    here = here & ((y % STRIP_ROWS == 0) == (STEP == STRIP_ROWS))
     base = index // width // rows * pixels
     at = base + y * width + x
     own = _label(labels, at, here, ANY)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .._checks import accumulation_dtype
 from ._components_label import BLOCK, WARPS, launch_pixels, pixels_of_program
+from ._lanes import lanes
 from ._language import cdiv, jit, next_power_of_2, tl, triton_dtype
 from ._launch import launch
 
@@ -46,8 +47,7 @@ def _mark_kernel(
     BLOCK: tl.constexpr,
 ):
     """One lane per key: reads 8 bytes and writes 8."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = at < total
+    at, here = lanes(total, BLOCK)
     key = tl.load(keys + at, mask=here, other=NO_KEY)
     before = tl.load(keys + at - 1, mask=here & (at > 0), other=NO_KEY)
     tl.store(first + at, ((key != NO_KEY) & (key != before)).to(tl.int32), mask=here)
@@ -65,8 +65,7 @@ def _list_kernel(
     BLOCK: tl.constexpr,
 ):
     """One lane per key: reads 16 bytes, and 8 more for each run."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = at < total
+    at, here = lanes(total, BLOCK)
     key = tl.load(keys + at, mask=here, other=NO_KEY)
     before = tl.load(keys + at - 1, mask=here & (at > 0), other=NO_KEY)
     after = tl.load(keys + at + 1, mask=here & (at + 1 < total), other=NO_KEY)
@@ -102,8 +101,8 @@ def _run_sum_kernel(
     BLOCK: tl.constexpr,
 ):
     """One lane per key, which goes along its run. Reads 8 bytes per pixel, and C features of what is wanted."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    is_run = tl.load(keys + index, mask=index < total, other=NO_KEY) != NO_KEY
+    index, here = lanes(total, BLOCK)
+    is_run = tl.load(keys + index, mask=here, other=NO_KEY) != NO_KEY
     at = tl.load(order + index, mask=is_run, other=0)
     own = tl.load(component + at, mask=is_run, other=-1)
     row, x = at // width, at % width
@@ -140,8 +139,7 @@ def _fold_kernel(
 
     The sum replaces that of the first item, whose pixel is the group's root. Reads 8 (C + 1) bytes per item.
     """
-    group = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = group < tl.load(groups)
+    group, here = lanes(tl.load(groups), BLOCK)
     start = tl.load(begin + group, mask=here, other=0)
     end = tl.load(begin + group + 1, mask=here, other=0)
     root = tl.load(pixel_of + start, mask=here, other=0)

@@ -115,7 +115,7 @@ def greedy_costs(
         begin += BLOCK
     tl.debug_barrier()
     half = wide(width) * LANES
-    generations = tl.minimum(lookahead, tl.maximum(levels, 1)) - 1  # there are no more
+    generations = tl.maximum(tl.minimum(lookahead, levels), 1) - 1  # there are no more than levels
     generation = 0
     while generation < generations:
         parity = generation % 2

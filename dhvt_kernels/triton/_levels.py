@@ -9,6 +9,7 @@ from ._lanes import lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._math import wide
+from ._parents import parent_of
 
 #: Lanes of a program.
 BLOCK = 1024
@@ -45,16 +46,14 @@ def _parents_kernel(
     total,  # B V
     BLOCK: tl.constexpr,
 ):
-    """A lane per node. A parent that is not an internal used node above the child is none."""
+    """A lane per node."""
     index, here = lanes(total, BLOCK)
     v = index % nodes
     first = index - v
-    p = tl.load(parent + index, mask=here, other=-1)
+    p = parent_of(parent, round_, index, v, leaves, nodes, here)
     own = tl.load(round_ + index, mask=here, other=-1) >= 0
-    inside = own & (p > v) & (p >= leaves) & (p < nodes)
-    above = tl.load(round_ + first + p, mask=inside, other=-1) >= 0
-    tl.store(ways + index, tl.where(above, p + (first % width).to(tl.int32), -1), mask=here)
-    tl.store(ways + total + index, above.to(tl.int32), mask=here)
+    tl.store(ways + index, tl.where(p >= 0, p + (first % width).to(tl.int32), -1), mask=here)
+    tl.store(ways + total + index, (p >= 0).to(tl.int32), mask=here)
     tl.store(used + index, (own & (v < leaves)).to(tl.int32), mask=here)
 
 

@@ -8,6 +8,8 @@ need find no edges. A round is eleven launches of our own, three sorts and two s
 import torch
 from torch import Tensor
 
+from .._checks import INT32_MAX
+from ._checked import require
 from ._lanes import BLOCK
 from ._language import cdiv
 from ._launch import launch
@@ -21,10 +23,9 @@ CHAIN_BLOCK = 256
 
 def check_sizes(batch: int, leaves: int, edges: int) -> None:
     """Vertices and edges of a batch are numbered in 31 bits."""
-    if batch * max(leaves, edges) >= NO_PICK:
-        raise ValueError(
-            f"expected fewer than 2^31 - 1 leaves and edges in a batch; found {batch * max(leaves, edges)}"
-        )
+    number = batch * max(leaves, edges)
+    require(number < NO_PICK, f"expected fewer than 2^31 - 1 leaves and edges in a batch; found {number}")
+    require(2 * leaves - 1 <= INT32_MAX, f"expected node numbers within int32; found {leaves} leaves")
 
 
 def _order_edges(

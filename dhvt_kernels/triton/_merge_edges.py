@@ -6,13 +6,22 @@ from torch import Tensor
 from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
-from ._merge_picks import _NO_EDGE, NO_EDGE, load_edge
+
+#: An edge that is none.
+NO_EDGE = tl.constexpr(2**63 - 1)
 
 
 @jit
 def pack_edge(u, v):
     """Two vertices as an edge."""
     return (tl.minimum(u, v).to(tl.int64) << 32) | tl.maximum(u, v)
+
+
+@jit
+def load_edge(edges, index, here):
+    """The lower and the higher end of edges, and which of them are edges."""
+    edge = tl.load(edges + index, mask=here, other=NO_EDGE)
+    return edge >> 32, edge & 0xFFFFFFFF, edge != NO_EDGE
 
 
 @jit
@@ -34,14 +43,14 @@ def contract_kernel(
     merge = tl.maximum(tl.load(added + u, mask=same, other=0), tl.load(added + v, mask=same, other=0))
     length = tl.load(lengths + e, mask=same, other=0)
     tl.atomic_add(inner + merge, length.to(tl.int32), mask=same, sem="relaxed")
-    tl.store(contracted + e, tl.where(edge & (of_u != of_v), pack_edge(of_u, of_v), _NO_EDGE), mask=here)
+    tl.store(contracted + e, tl.where(edge & (of_u != of_v), pack_edge(of_u, of_v), NO_EDGE), mask=here)
 
 
 @jit
 def _load_first(edges, i, here):
     """Sorted edges, and which of them are the first of parallel ones."""
-    edge = tl.load(edges + i, mask=here, other=_NO_EDGE)
-    return edge, (edge != _NO_EDGE) & (edge != tl.load(edges + i - 1, mask=here & (i > 0), other=-1))
+    edge = tl.load(edges + i, mask=here, other=NO_EDGE)
+    return edge, (edge != NO_EDGE) & (edge != tl.load(edges + i - 1, mask=here & (i > 0), other=-1))
 
 
 @jit
@@ -73,8 +82,8 @@ def _sum_kernel(
     edge, first = _load_first(edges, i, here)
     place = tl.load(number + i, mask=here, other=1) - 1
     tl.store(unique + place, edge, mask=first)
-    length = tl.load(lengths + tl.load(order + i, mask=here, other=0), mask=edge != _NO_EDGE, other=0)
-    tl.atomic_add(sums + place, length, mask=edge != _NO_EDGE, sem="relaxed")
+    length = tl.load(lengths + tl.load(order + i, mask=here, other=0), mask=edge != NO_EDGE, other=0)
+    tl.atomic_add(sums + place, length, mask=edge != NO_EDGE, sem="relaxed")
 
 
 def unique_edges(edges: Tensor, lengths: Tensor, most: int) -> tuple[Tensor, Tensor]:
@@ -84,6 +93,6 @@ def unique_edges(edges: Tensor, lengths: Tensor, most: int) -> tuple[Tensor, Ten
     programs = cdiv(len(edges), BLOCK)
     launch(_first_kernel, programs, edges, edges, first, len(edges), BLOCK=BLOCK)
     number = torch.cumsum(first, 0, dtype=torch.int32)
-    unique, sums = edges.new_full((most,), NO_EDGE), edges.new_zeros(most)
+    unique, sums = edges.new_full((most,), NO_EDGE.value), edges.new_zeros(most)
     launch(_sum_kernel, programs, edges, edges, order, lengths, number, unique, sums, len(edges), BLOCK=BLOCK)
     return unique, sums

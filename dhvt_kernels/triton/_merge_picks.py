@@ -9,19 +9,13 @@ each further pick adds a single vertex (csrc/cuda/merge_round.cuh says why).
 from ._lanes import lanes
 from ._language import jit, tl
 from ._math import divide, square_root
+from ._merge_edges import NO_EDGE, load_edge
 
-#: An edge that is none, and a vertex's place in the order of merging if it merges with nobody.
-NO_EDGE, NO_PICK = 2**63 - 1, 2**31 - 1
-_NO_EDGE, _NO_PICK = tl.constexpr(NO_EDGE), tl.constexpr(NO_PICK)
+#: A vertex's place in the order of merging if it merges with nobody.
+NO_PICK = 2**31 - 1
+_NO_PICK = tl.constexpr(NO_PICK)
 #: Below so many pixels the size of regions hardly counts in a contrast, nor below such a length their boundary.
 CONTRAST_COUNT, CONTRAST_LENGTH = tl.constexpr(200), tl.constexpr(80)
-
-
-@jit
-def load_edge(edges, index, here):
-    """The lower and the higher end of edges, and which of them are edges."""
-    edge = tl.load(edges + index, mask=here, other=_NO_EDGE)
-    return edge >> 32, edge & 0xFFFFFFFF, edge != _NO_EDGE
 
 
 @jit
@@ -158,13 +152,13 @@ def chain_kernel(
     tl.store(chain + u, of_root, mask=here)
     i = tl.load(pick + u, mask=here, other=_NO_PICK)
     adds = found & ((u == root) | (tl.load(pick + root, mask=found, other=-1) != i))
-    tl.store(key + u, tl.where(adds, (of_root.to(tl.int64) << 32) | i, _NO_EDGE), mask=here)
+    tl.store(key + u, tl.where(adds, (of_root.to(tl.int64) << 32) | i, NO_EDGE), mask=here)
 
 
 @jit
 def _image_at(keys, owners, node, nodes, p, here):
     """The image of the merge at a place; -1 where there is none."""
-    here = here & (tl.load(keys + p, mask=here, other=_NO_EDGE) != _NO_EDGE)
+    here = here & (tl.load(keys + p, mask=here, other=NO_EDGE) != NO_EDGE)
     vertex = tl.load(owners + p, mask=here, other=0)
     return tl.where(here, tl.load(node + vertex, mask=here, other=0) // nodes, -1)
 
@@ -189,15 +183,15 @@ def order_kernel(
 ):
     """A lane per merge."""
     p, here = lanes(size, BLOCK)
-    key = tl.load(keys + p, mask=here, other=_NO_EDGE)
-    merge = key != _NO_EDGE
+    key = tl.load(keys + p, mask=here, other=NO_EDGE)
+    merge = key != NO_EDGE
     chain = key >> 32
     low, high, _ = load_edge(edges, tl.load(order + (key & 0xFFFFFFFF), mask=merge, other=0), merge)
     owner = tl.load(owners + p, mask=merge, other=0)
     tl.store(added + owner, p.to(tl.int32), mask=merge)
     tl.store(single + p, tl.load(node + owner, mask=merge, other=0), mask=merge)
-    first = merge & ((tl.load(keys + p - 1, mask=merge & (p > 0), other=_NO_EDGE) >> 32) != chain)
-    last = merge & ((tl.load(keys + p + 1, mask=merge & (p + 1 < size), other=_NO_EDGE) >> 32) != chain)
+    first = merge & ((tl.load(keys + p - 1, mask=merge & (p > 0), other=NO_EDGE) >> 32) != chain)
+    last = merge & ((tl.load(keys + p + 1, mask=merge & (p + 1 < size), other=NO_EDGE) >> 32) != chain)
     second = low + high - owner
     tl.store(added + second, p.to(tl.int32), mask=first)
     tl.store(other + chain, tl.load(node + second, mask=first, other=0), mask=first)

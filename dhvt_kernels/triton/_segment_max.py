@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from ._lanes import lanes
 from ._language import cdiv, jit, tl, triton_dtype
 from ._launch import launch
 from ._math import wide
@@ -86,8 +87,7 @@ def _max_kernel(
 @jit
 def _join_kernel(values, indices, out, out_indices, number, strips, BLOCK: tl.constexpr):
     """One lane per maximum: the best of the strips of values and indices [strips,number], in their order."""
-    lane = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = lane < number
+    lane, here = lanes(number, BLOCK)
     best = tl.load(values + lane, mask=here, other=0)
     index = tl.load(indices + lane, mask=here, other=-1)
     strip = 1

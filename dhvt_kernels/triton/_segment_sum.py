@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from ._lanes import lanes
 from ._language import cdiv, jit, tl, triton_dtype
 from ._launch import launch
 from ._math import wide
@@ -96,8 +97,7 @@ def _sum_kernel(
 @jit
 def _join_kernel(parts, out, number, strips, BLOCK: tl.constexpr):
     """One lane per sum: adds the strips of parts [strips,number] in order. Reads each once."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = index < number
+    index, here = lanes(number, BLOCK)
     total = tl.load(parts + index, mask=here)
     strip = 1
     while strip < strips:

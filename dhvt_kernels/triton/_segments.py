@@ -39,10 +39,11 @@ def _extent_kernel(
     held = (k >= 0) & (k < num_segments)
     starts, ends = held & (before != k), held & (after != k)
     row = (image * num_segments + k) * 4
+    column = x + y * 0  # as many as the pointers: the interpreter reads past the end of what it broadcasts
     tl.atomic_max(reach + row, wide(height) * width - 1 - pixel, mask=starts, sem="relaxed")
-    tl.atomic_max(reach + row + 1, wide(width) - 1 - x, mask=starts, sem="relaxed")
+    tl.atomic_max(reach + row + 1, wide(width) - 1 - column, mask=starts, sem="relaxed")
     tl.atomic_max(reach + row + 2, pixel, mask=ends, sem="relaxed")
-    tl.atomic_max(reach + row + 3, x, mask=ends, sem="relaxed")
+    tl.atomic_max(reach + row + 3, column, mask=ends, sem="relaxed")
     if tally is not None:
         # What a run adds is a difference between its two ends.
         number = tl.where(ends, x + 1, 0) - tl.where(starts, x, 0)

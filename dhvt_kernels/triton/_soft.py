@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from ._checked import require
 from ._language import cdiv, interpreted, jit, next_power_of_2, tl, triton_dtype
 from ._math import divide
 
@@ -33,6 +34,7 @@ class Job:
         cell: int,
         compactness: float,
         temperature: float,
+        per_cell: Tensor | None = None,  # [B,L,...]
     ) -> None:
         batch, self.channels, height, width = features.shape
         self.dtype = accumulation_dtype(features.dtype)
@@ -43,6 +45,9 @@ class Job:
         pixels = min(side, height) * min(side, width)
         in_patch = min(next_power_of_2(max(pixels, 1)), PATCH)
         self.cells_per_image = cdiv(height, side) * cdiv(width, side)
+        if per_cell is not None:
+            found = per_cell.shape[1]
+            require(found == self.cells_per_image, f"expected L = {self.cells_per_image} cells; found {found}")
         self.cells = batch * self.cells_per_image
         self.parts = cdiv(pixels, in_patch)
         self.patches = self.cells * self.parts

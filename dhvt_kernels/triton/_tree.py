@@ -15,6 +15,7 @@ from torch import Tensor
 from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
+from ._parents import parent_of
 
 
 class Family(NamedTuple):
@@ -34,13 +35,8 @@ class Generations(NamedTuple):
 @jit
 def _load_parent(parent, round, row, leaves, nodes, here):
     """Number of the parent among the inner nodes, -1 for none; with rounds, unused nodes have no family."""
-    v = row % nodes
-    p = tl.load(parent + row, mask=here, other=-1)
-    valid = here & (p > v) & (p >= leaves) & (p < nodes)
-    if round is not None:
-        valid = valid & (tl.load(round + row, mask=here, other=-1) >= 0)
-        valid = valid & (tl.load(round + row - v + p, mask=valid, other=-1) >= 0)
-    return tl.where(valid, p - leaves, -1)
+    p = parent_of(parent, round, row, row % nodes, leaves, nodes, here)
+    return tl.where(p >= 0, p - leaves, -1)
 
 
 @jit

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked, require
 from ._components_keep import kept_components
 from ._components_label import connected_sets, launch_pixels, pixels_of_program
 from ._components_means import component_means
@@ -52,6 +53,7 @@ def _number_kernel(
     tl.store(counts + at // pixels, tl.load(rank + at, mask=ends, other=0) - before, mask=ends)
 
 
+@checked(labels="int32 B H W", features="floating B C H W?")
 def connected_components(
     labels: Tensor, features: Tensor | None, min_size: int, largest_only: bool
 ) -> tuple[Tensor, Tensor]:
@@ -59,8 +61,8 @@ def connected_components(
     out, counts = torch.empty_like(labels, memory_format=torch.contiguous_format), labels.new_zeros(len(labels))
     if labels.numel() == 0:
         return out, counts
-    if labels[0].numel() > 2**30:
-        raise ValueError(f"labels [B,H,W]: expected at most 2^30 pixels per image; found {labels[0].numel()}")
+    pixels = labels[0].numel()
+    require(pixels <= 2**30, f"labels [B,H,W]: expected at most 2^30 pixels per image; found {pixels}")
     labels = labels.contiguous()
     part, component = connected_sets(labels, False)
     leaf = main = component

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .._checks import accumulation_dtype
 from .._layout import empty_image_like
+from ._checked import checked, require
+from ._lanes import lanes
 from ._language import cdiv, interpreted, jit, next_power_of_2, tl
 from ._launch import launch
 from ._math import divide
@@ -25,9 +27,9 @@ def _weights_kernel(
     BLOCK: tl.constexpr,
 ):
     """exp(-d^2 / (2 sigma^2)) of distances d."""
-    d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    d, here = lanes(count, BLOCK)
     distance = d.to(tl.float64) / tl.load(sigma)
-    tl.store(weights + d, tl.exp(-0.5 * distance * distance), mask=d < count)
+    tl.store(weights + d, tl.exp(-0.5 * distance * distance), mask=here)
 
 
 @jit
@@ -46,8 +48,7 @@ def _exists_kernel(
     BLOCK: tl.constexpr,
 ):
     """1 where all channels are finite and the mask has the pixel, else 0. Reads b C bytes per pixel and writes 4."""
-    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = pixel < pixels
+    pixel, here = lanes(pixels, BLOCK)
     image, y, x = pixel // width // height, pixel // width % height, pixel % width
     at = images + image * image_stride + y * row_stride + x * column_stride
     total = tl.zeros([BLOCK], divisors.dtype.element_ty)
@@ -82,8 +83,7 @@ def _rows_kernel(
 ):
     """Sums along rows of what exists, divided by its divisor. One lane per pixel of a plane: reads b + 4 bytes, the
     neighbours' from the caches, and writes 4."""
-    number = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = number < numbers
+    number, here = lanes(numbers, BLOCK)
     x, y = number % width, number // width % height
     plane, image = number // width // height % planes, number // width // height // planes
     source = images + image * image_stride + plane * channel_stride + y * row_stride
@@ -128,8 +128,7 @@ def _columns_kernel(
 ):
     """Sums along columns, and the division by those of the weights. One lane per pixel: reads 4 P + 4 bytes, the
     neighbours' from the caches, and writes b C + 4."""
-    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = pixel < pixels
+    pixel, here = lanes(pixels, BLOCK)
     image, y, x = pixel // width // height, pixel // width % height, pixel % width
     exists = tl.load(divisors + pixel, mask=here, other=0) > 0
     size = tl.cast(height, tl.int64) * width
@@ -209,8 +208,10 @@ def _blur(images: Tensor, divisors: Tensor, total: Tensor | None, sigma: float) 
     return out
 
 
+@checked(images="floating B C H W", mask="bool B H W?")
 def gaussian_blur(images: Tensor, mask: Tensor | None, sigma: float) -> tuple[Tensor, Tensor]:
     """Blurred images, and the sum of the weights of each pixel [B,H,W]; 0 where a pixel does not exist."""
+    require(sigma > 0, f"gaussian_blur: expected sigma > 0; found {sigma}")
     batch, channels, height, width = images.shape
     divisors = images.new_empty(batch, height, width, dtype=accumulation_dtype(images.dtype))
     pixels = divisors.numel()
@@ -233,6 +234,8 @@ def gaussian_blur(images: Tensor, mask: Tensor | None, sigma: float) -> tuple[Te
     return _blur(images, divisors, total, sigma), total
 
 
+@checked(grad="floating B C H W", total="sum B H W")
 def gaussian_blur_backward(grad: Tensor, total: Tensor, sigma: float) -> Tensor:
     """The adjoint of the blur: the division comes before the sum."""
+    require(sigma > 0, f"gaussian_blur_backward: expected sigma > 0; found {sigma}")
     return _blur(grad, total.contiguous(), None, sigma)

@@ -5,6 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from ..ops.information_criterion import CRITERIA
+from ._checked import checked
+from ._lanes import lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 
@@ -63,8 +66,7 @@ def _criterion_kernel(
     BLOCK: tl.constexpr,
 ):
     """Reads 8 + 4 C bytes per node and writes 8."""
-    node = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = node < all_nodes
+    node, here = lanes(all_nodes, BLOCK)
     found = tl.load(count + node, mask=here, other=0)
     n = tl.maximum(found, 1).to(tl.float64)
     used = found > 0
@@ -102,8 +104,7 @@ def _criterion_backward_kernel(
     BLOCK: tl.constexpr,
 ):
     """One lane per number: reads and writes m2 once, 8 C bytes per node."""
-    number = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = number < numbers
+    number, here = lanes(numbers, BLOCK)
     node = number // channels
     found = tl.load(count + node, mask=here, other=0)
     upstream = tl.load(grad + node, mask=here, other=0).to(tl.float64)
@@ -114,6 +115,7 @@ def _criterion_backward_kernel(
     tl.store(out + number, tl.where(asked, value, 0), mask=here)
 
 
+@checked(count="int32 B V", m2="accumulated B V C", boundary="int32 B V", num_pixels="int32 B", criterion=CRITERIA)
 def information_criterion(
     count: Tensor,
     m2: Tensor,
@@ -141,12 +143,13 @@ def information_criterion(
         CRITERION=criterion,
         NOISE=noise,
         RHO=pixel_correlation,
-        ROOT_RHO=math.sqrt(pixel_correlation),
+        ROOT_RHO=math.sqrt(pixel_correlation) if pixel_correlation >= 0 else math.nan,
         BLOCK=BLOCK,
     )
     return likelihood, penalty
 
 
+@checked(count="int32 B V", m2="accumulated B V C", grad_likelihood="same B V")
 def information_criterion_backward(
     grad_likelihood: Tensor, count: Tensor, m2: Tensor, noise: float, pixel_correlation: float
 ) -> Tensor:

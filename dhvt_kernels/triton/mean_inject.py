@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from .._layout import empty_image_like
+from ._checked import checked
 from ._language import jit, tl, triton_dtype
 from ._launch import launch
 from ._math import divide
@@ -55,6 +56,7 @@ def _inject_kernel(
         first += CHANNELS
 
 
+@checked(image="floating B C H W", tokens="any B K C", labels="int32 B H W")
 def mean_inject(image: Tensor, tokens: Tensor, labels: Tensor) -> Tensor:
     """out_i = image_i + (token_s - mean_s) for a pixel i of segment s; other pixels are copied."""
     batch, channels, height, width = image.shape

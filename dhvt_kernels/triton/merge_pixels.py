@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from ..ops.merge_tree import DISTANCES
+from ._checked import checked
 from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._merge import check_sizes, merge
-from ._merge_edges import pack_edge
+from ._merge_edges import NO_EDGE, pack_edge
 from ._merge_nodes import empty_nodes, store_leaf
-from ._merge_picks import _NO_EDGE
 
 
 @jit
@@ -59,8 +60,8 @@ def _pixel_kernel(
     vertex = image * leaves + leaf
     tl.store(node + vertex, row, mask=is_leaf)
     edge = 2 * vertex
-    tl.store(edges + edge, tl.where(right, pack_edge(vertex, vertex + 1), _NO_EDGE), mask=is_leaf)
-    tl.store(edges + edge + 1, tl.where(down, pack_edge(vertex, vertex + width), _NO_EDGE), mask=is_leaf)
+    tl.store(edges + edge, tl.where(right, pack_edge(vertex, vertex + 1), NO_EDGE), mask=is_leaf)
+    tl.store(edges + edge + 1, tl.where(down, pack_edge(vertex, vertex + width), NO_EDGE), mask=is_leaf)
     tl.store(lengths + edge, right.to(tl.int64), mask=is_leaf)
     tl.store(lengths + edge + 1, down.to(tl.int64), mask=is_leaf)
 
@@ -93,6 +94,7 @@ def _feature_kernel(
     tl.store(m2 + i, tl.zeros([BLOCK], m2.dtype.element_ty), mask=here)
 
 
+@checked(features="floating B C H W", mask="bool B H W?", distance=DISTANCES)
 def merge_pixels(
     features: Tensor, mask: Tensor | None, distance: str, compactness: float, depth: int, noise: float = 16.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
+from ..ops.merge_tree import DISTANCES
+from ._checked import checked
 from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._merge import check_sizes, merge
-from ._merge_edges import pack_edge, unique_edges
+from ._merge_edges import NO_EDGE, pack_edge, unique_edges
 from ._merge_gradient import inner_gradient_kernel, leaf_gradient_kernel
 from ._merge_nodes import empty_nodes, store_leaf
-from ._merge_picks import _NO_EDGE
 from ._tree import family
 
 #: Lanes of the program that goes down an image's generations.
@@ -96,10 +97,21 @@ def _edge_kernel(
     length = tl.load(lengths + e, mask=here, other=0)
     first = e // edges_per_image * leaves
     edge = _is_leaf(count, first, u, leaves, here) & _is_leaf(count, first, v, leaves, here) & (u != v) & (length > 0)
-    tl.store(edges + e, tl.where(edge, pack_edge(first + u, first + v), _NO_EDGE), mask=here)
+    tl.store(edges + e, tl.where(edge, pack_edge(first + u, first + v), NO_EDGE), mask=here)
     tl.store(wide_lengths + e, length.to(tl.int64), mask=here)
 
 
+@checked(
+    count="int32 B L",
+    mean="accumulated B L C",
+    m2="same B L C",
+    centroid="same B L 2",
+    box="int32 B L 4",
+    boundary="int32 B L",
+    edges="int32 B E 2",
+    lengths="int32 B E",
+    distance=DISTANCES,
+)
 def merge_tree(
     count: Tensor,
     mean: Tensor,
@@ -164,6 +176,13 @@ def merge_tree(
     return tree
 
 
+@checked(
+    parent="int32 B V",
+    node_mean="accumulated B V C",
+    node_count="int32 B V",
+    grad_mean="same B V C",
+    grad_m2="same B V C",
+)
 def merge_tree_backward(
     grad_mean: Tensor, grad_m2: Tensor, parent: Tensor, node_count: Tensor, node_mean: Tensor
 ) -> tuple[Tensor, Tensor]:

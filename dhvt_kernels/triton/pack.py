@@ -2,17 +2,12 @@
 
 from torch import Tensor
 
+from ._checked import checked, require
+from ._lanes import lanes
 from ._language import cdiv, jit, next_power_of_2, tl
 from ._launch import launch
 from ._math import wide
 from ._tiles import WORK
-
-
-@jit
-def _rows_of_program(rows, ROWS: tl.constexpr):
-    """This program's output rows [ROWS], and which of them exist."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    return row, row < rows
 
 
 @jit
@@ -49,7 +44,7 @@ def _pack_kernel(
     COLUMNS: tl.constexpr,
 ):
     """One program per ROWS rows, whose sequences are found by bisection. Reads and writes each row once."""
-    row, exists = _rows_of_program(rows, ROWS)
+    row, exists = lanes(rows, ROWS)
     low = row * 0
     high = low + batch
     apart = wide(batch)
@@ -79,7 +74,7 @@ def _unpack_kernel(
     COLUMNS: tl.constexpr,
 ):
     """One program per ROWS rows. Reads and writes each row once."""
-    row, exists = _rows_of_program(rows, ROWS)
+    row, exists = lanes(rows, ROWS)
     sequence = row // length
     source = tl.load(offsets + sequence, mask=exists, other=0) + row % length
     end = tl.load(offsets + sequence + 1, mask=exists, other=0)
@@ -100,7 +95,7 @@ def _pad_kernel(
     COLUMNS: tl.constexpr,
 ):
     """One program per ROWS rows. Reads and writes each row once."""
-    row, exists = _rows_of_program(rows, ROWS)
+    row, exists = lanes(rows, ROWS)
     sequence, element = row // length, row % length
     count = tl.load(counts + sequence, mask=exists, other=0)
     valid = exists & (element < count) & (element < capacity)
@@ -114,9 +109,11 @@ def _shape_of_program(rows: int, width: int) -> tuple[int, dict[str, int]]:
     return cdiv(rows, together) if width > 0 else 0, {"ROWS": together, "COLUMNS": columns}
 
 
+@checked(values="any B K D", cu_seqlens="int32 B+1", total=0)
 def pack(values: Tensor, cu_seqlens: Tensor, total: int) -> Tensor:
     """out[t] = values[b, t - cu_seqlens[b]] for the sequence b that holds row t; zeros past the end."""
     batch, capacity, width = values.shape
+    require(len(cu_seqlens) == batch + 1, f"cu_seqlens [B+1]: expected {batch + 1} numbers; found {len(cu_seqlens)}")
     out = values.new_empty(total, width)
     programs, shape = _shape_of_program(total, width)
     offsets = cu_seqlens.contiguous()
@@ -124,8 +121,10 @@ def pack(values: Tensor, cu_seqlens: Tensor, total: int) -> Tensor:
     return out
 
 
+@checked(values="any T D", cu_seqlens="int32 B+1", length=0)
 def unpack(values: Tensor, cu_seqlens: Tensor, length: int) -> Tensor:
     """out[b,i] = values[cu_seqlens[b] + i] while that is a row of sequence b; zeros after."""
+    require(len(cu_seqlens) > 0, "cu_seqlens [B+1]: expected at least one number")
     total, width = values.shape
     batch = cu_seqlens.shape[0] - 1
     out = values.new_empty(batch, length, width)
@@ -136,6 +135,7 @@ def unpack(values: Tensor, cu_seqlens: Tensor, length: int) -> Tensor:
     return out
 
 
+@checked(values="any B K D", counts="int32 B", length=0)
 def pad(values: Tensor, counts: Tensor, length: int) -> Tensor:
     """out[b,n] = values[b,n] while n < counts[b]; zeros after."""
     batch, capacity, width = values.shape

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked
 from ._language import cdiv, jit, next_power_of_2, tl
 from ._launch import launch
 from ._math import divide, wide
@@ -80,6 +81,7 @@ def _share_kernel(
         first += CELLS
 
 
+@checked(labels="int32 B H W", sizes="int32 B 2?", num_segments=0, grid_height=1, grid_width=1)
 def position_histogram(
     labels: Tensor, sizes: Tensor | None, num_segments: int, grid_height: int, grid_width: int
 ) -> Tensor:

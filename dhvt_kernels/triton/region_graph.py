@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked
+from ._lanes import lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._math import wide
@@ -30,8 +32,7 @@ def _contact_kernel(
     BLOCK: tl.constexpr,
 ):
     """One lane per pixel: reads 4 bytes (twice, from the cache) and writes two keys of 4 or 8 bytes."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = at < pixels
+    at, here = lanes(pixels, BLOCK)
     plane = wide(height) * width
     own = tl.load(labels + at, mask=here, other=-1)
     right = tl.load(labels + at + 1, mask=here & (at % width + 1 < width), other=-1)
@@ -61,8 +62,7 @@ def _first_kernel(
     BLOCK: tl.constexpr,
 ):
     """One lane per key: reads 4 or 8 bytes, and writes 4."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = at < total
+    at, here = lanes(total, BLOCK)
     _, is_first, _ = _sorted_keys(keys, at, here, at % row == 0, at % row == row - 1, NO_KEY)
     tl.store(first + at, is_first.to(tl.int32), mask=here)
 
@@ -82,8 +82,7 @@ def _edge_kernel(
     BLOCK: tl.constexpr,
 ):
     """One lane per key: reads 8 or 12 bytes. The first and the last key of a kind add up to the edge's length."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = at < total
+    at, here = lanes(total, BLOCK)
     image, place = at // row, at % row
     ends = place == row - 1
     key, is_first, is_last = _sorted_keys(keys, at, here, place == 0, ends, NO_KEY)
@@ -97,6 +96,7 @@ def _edge_kernel(
     tl.atomic_add(lengths + slot, length.to(tl.int32), mask=(is_first | is_last) & fits, sem="relaxed")
 
 
+@checked(labels="int32 B H W", num_segments=0, capacity=0)
 def region_graph(labels: Tensor, num_segments: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sorted pairs of touching segments u < v, their numbers of 4-neighbour pixel pairs, and the number of edges."""
     batch, height, width = labels.shape

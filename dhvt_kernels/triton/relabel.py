@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked
+from ._lanes import lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._math import wide
@@ -21,14 +23,14 @@ def _relabel_kernel(
     BLOCK: tl.constexpr,
 ):
     """Reads and writes 4 bytes per pixel; the table stays in the caches."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = at < total
+    at, here = lanes(total, BLOCK)
     label = tl.load(labels + at, mask=here, other=-1)
     inside = (label >= 0) & (label < size)
     new = tl.load(table + at // pixels * wide(size) + label, mask=inside, other=-1)
     tl.store(out + at, new, mask=here)
 
 
+@checked(labels="int32 B H W", table="int32 B K")
 def relabel(labels: Tensor, table: Tensor) -> Tensor:
     """out[b,y,x] = table[b, labels[b,y,x]], -1 outside the table."""
     batch, height, width = labels.shape

@@ -3,23 +3,16 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked
+from ._lanes import lanes
 from ._language import cdiv, jit, tl
 from ._launch import launch
 from ._math import wide
+from ._parents import parent_of
 
 BLOCK = 256
 #: Of leaves that never come into one segment.
 NEVER_JOINED = tl.constexpr(3.4028234663852886e38)
-
-
-@jit
-def _parent_of(node, parent, round, leaves, nodes, moves):
-    """The parents of nodes, -1 for none, where lanes move: any numbers form a forest (csrc/tree_cut.h)."""
-    up = tl.load(parent + node, mask=moves, other=-1)
-    valid = (up > node) & (up >= leaves) & (up < nodes)
-    used = tl.load(round + node, mask=valid, other=-1)
-    used_above = tl.load(round + up, mask=valid, other=-1)
-    return tl.where(valid & (used >= 0) & (used_above >= 0), up, -1)
 
 
 @jit
@@ -31,8 +24,8 @@ def _joining_strength(a, b, touch, lower, parent, round, leaves, nodes):
     touch = touch & (a != b)
     moves = touch
     while tl.max(moves.to(tl.int32), 0) > 0:
-        up = _parent_of(tl.minimum(a, b), parent, round, leaves, nodes, moves)
-        high = tl.maximum(a, b)
+        low, high = tl.minimum(a, b), tl.maximum(a, b)
+        up = parent_of(parent, round, low, low, leaves, nodes, moves)
         a, b = tl.where(moves, up, a), tl.where(moves, high, b)
         moves = moves & (a != b) & (a >= 0)
     joined = touch & (a >= 0)
@@ -63,8 +56,7 @@ def _saliency_kernel(
     BLOCK: tl.constexpr,
 ):
     """Reads and writes 4 bytes per pixel; the walks up the tree read from the caches, as many steps as it is deep."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = at < pixels
+    at, here = lanes(pixels, BLOCK)
     tree = at // width // height * wide(nodes)
     leaf = _leaf_at(labels, at, here, leaves)
     right = _leaf_at(labels, at + 1, here & (at % width + 1 < width), leaves)
@@ -77,6 +69,7 @@ def _saliency_kernel(
     tl.store(out + at, tl.maximum(to_right, to_below), mask=here)
 
 
+@checked(labels="int32 B H W", parent="int32 B V", lower="float32 B V", round="int32 B V")
 def saliency(labels: Tensor, lower: Tensor, parent: Tensor, round: Tensor) -> Tensor:
     """At each pixel, the greatest strength at which it and its right or lower neighbour come into one segment."""
     batch, height, width = labels.shape

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked
 from ._forest import children_at, column, forest_of, node_at, parent_at
 from ._lanes import lanes
 from ._language import cdiv, jit, tl
@@ -145,6 +146,14 @@ def _owners_kernel(
     tl.store(owner + cut * leaves + leaf, v % nodes, mask=here)
 
 
+@checked(
+    parent="int32 B V",
+    lower="float32 B V",
+    round="int32 B V",
+    strength="float32 N",
+    max_tokens="int32 N",
+    num_segments=0,
+)
 def scale_cut(
     lower: Tensor, parent: Tensor, round: Tensor, strength: Tensor, max_tokens: Tensor, num_segments: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

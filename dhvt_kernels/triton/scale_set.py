@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked
 from ._forest import children_at, column, finite_terms, forest_of, node_at, parent_at
 from ._language import jit, tl
 from ._launch import launch
@@ -164,6 +165,7 @@ def _scales_kernel(
         level += 1
 
 
+@checked(parent="int32 B V", likelihood="accumulated B V", penalty="same B V", round="int32 B V")
 def scale_set(likelihood: Tensor, penalty: Tensor, parent: Tensor, round: Tensor) -> tuple[Tensor, Tensor]:
     """The range of strengths [lower, upper) of every node; empty, at infinity, for unused ones."""
     levels = find_levels(parent, round)

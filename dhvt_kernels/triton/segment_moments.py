@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .._checks import accumulation_dtype
 from .._layout import empty_image_like
+from ._checked import checked
+from ._lanes import lanes
 from ._language import cdiv, jit, next_power_of_2, tl, triton_dtype
 from ._launch import launch
 from ._math import divide, wide
@@ -43,8 +45,7 @@ def _describe_kernel(
     CHANNELS: tl.constexpr,
 ):
     """One program per SEGMENTS segments: what the sums and extents say of them. Reads and writes each number once."""
-    segment = tl.program_id(0).to(tl.int64) * SEGMENTS + tl.arange(0, SEGMENTS)
-    exists = segment < segments
+    segment, exists = lanes(segments, SEGMENTS)
     number = tl.load(tally + segment * 4, mask=exists, other=0)
     held = exists & (number > 0)
     tl.store(count + segment, number.to(tl.int32), mask=exists)
@@ -78,6 +79,7 @@ def _describe_kernel(
         first += CHANNELS
 
 
+@checked(labels="int32 B H W", features="floating B C H W", num_segments=0)
 def segment_moments(
     features: Tensor, labels: Tensor, num_segments: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -170,6 +172,14 @@ def _moments_backward_kernel(
         first += CHANNELS
 
 
+@checked(
+    labels="int32 B H W",
+    features="floating B C H W",
+    count="int32 B K",
+    mean="sum B K C",
+    grad_mean="sum B K C",
+    grad_m2="sum B K C",
+)
 def segment_moments_backward(
     grad_mean: Tensor, grad_m2: Tensor, features: Tensor, labels: Tensor, count: Tensor, mean: Tensor
 ) -> Tensor:

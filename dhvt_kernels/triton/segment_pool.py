@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from .._checks import accumulation_dtype
+from .._checks import INT32_MAX, accumulation_dtype
 from .._layout import image_format
+from ._checked import checked, require
 from ._language import jit, tl, triton_dtype
 from ._launch import launch
 from ._segment_max import maxima
@@ -82,6 +83,7 @@ def _dot_kernel(
     tl.store(out + place, tl.sum(total, axis=0), mask=here)
 
 
+@checked(features="floating B C H W", labels="int32 B H W", weights="any B H W?", num_segments=0)
 def segment_sum(features: Tensor, labels: Tensor, weights: Tensor | None, num_segments: int) -> tuple[Tensor, Tensor]:
     """sums [B,K,C] of weights * features over the pixels of each segment, and mass [B,K], the sums of the weights."""
     labels = labels.contiguous()
@@ -91,12 +93,16 @@ def segment_sum(features: Tensor, labels: Tensor, weights: Tensor | None, num_se
     return join(sums), join(mass)
 
 
+@checked(features="floating B C H W", labels="int32 B H W", num_segments=0)
 def segment_max(features: Tensor, labels: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     """The maximum of every segment and channel, and the first pixel (y * W + x) that has it; 0 and -1 where empty."""
+    pixels = labels.shape[1] * labels.shape[2]
+    require(pixels <= INT32_MAX, f"features [B,C,H,W]: expected pixels within int32; found {pixels}")
     labels = labels.contiguous()
     return maxima(features, labels, extents(labels, num_segments))
 
 
+@checked(labels="int32 B H W", values="floating B K C", weights="any B H W?")
 def segment_gather(values: Tensor, labels: Tensor, weights: Tensor | None, channels_last: bool) -> Tensor:
     """out[b,c,y,x] = weights[b,y,x] * values[b, labels[b,y,x], c]; 0 where a pixel has no segment."""
     batch, height, width = labels.shape
@@ -130,6 +136,7 @@ def segment_gather(values: Tensor, labels: Tensor, weights: Tensor | None, chann
     return out
 
 
+@checked(features="floating B C H W", values="any B K C", labels="int32 B H W")
 def segment_dot(values: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """out[b,y,x] = sum_c values[b, labels[b,y,x], c] * features[b,c,y,x]; 0 where a pixel has no segment."""
     batch, channels, height, width = features.shape

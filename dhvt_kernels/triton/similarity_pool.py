@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked, require
 from ._lanes import BLOCK, lanes
 from ._language import cdiv, jit, next_power_of_2, tl
 from ._launch import launch
@@ -239,9 +240,11 @@ def _started(values: Tensor, round: Tensor) -> Tensor:
     return out
 
 
+@checked(features="accumulated B L C", count="int32 B V", parent="int32 B V", round="int32 B V")
 def similarity_pool(features: Tensor, count: Tensor, parent: Tensor, round: Tensor) -> tuple[Tensor, Tensor]:
     """Features [B,V,C] of every node, and its share [B,V] in its parent's."""
-    batch, nodes = parent.shape
+    (batch, nodes), leaves = parent.shape, features.shape[1]
+    require(nodes == max(2 * leaves - 1, 0), f"expected V = 2 L - 1 nodes; found {nodes} of {leaves} leaves")
     round = round.contiguous()
     out, share = _started(features, round), features.new_zeros(batch, nodes)
     parent, count = parent.contiguous(), count.contiguous()
@@ -256,6 +259,14 @@ def similarity_pool(features: Tensor, count: Tensor, parent: Tensor, round: Tens
     return out, share
 
 
+@checked(
+    node_features="accumulated B V C",
+    grad="same B V C",
+    share="same B V",
+    count="int32 B V",
+    parent="int32 B V",
+    round="int32 B V",
+)
 def similarity_pool_backward(
     grad: Tensor, node_features: Tensor, share: Tensor, count: Tensor, parent: Tensor, round: Tensor
 ) -> Tensor:

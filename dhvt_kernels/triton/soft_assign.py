@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .._layout import empty_image_like
+from ._checked import checked
 from ._language import jit, tl
 from ._launch import launch
 from ._soft import (
@@ -58,7 +59,7 @@ def _assign_kernel(
     tl.store(labels + place_of(here, height, width), label, mask=here.there)
     share, own_share = share_pixels(score, around, used, metric.inverse_temperature)
     plane = tl.cast(height, tl.int64) * width
-    out = assignment + here.image[:, None] * 9 * plane + here.y * width + here.x
+    out = assignment + offsets_of(here, 9 * plane, width, 1)
     tl.store(out[None, :, :] + other_candidates()[:, None, None] * plane, share, mask=here.there[None, :, :])
     tl.store(out + 4 * plane, own_share, mask=here.there)
 
@@ -125,6 +126,15 @@ def _assign_backward_kernel(
     tl.store(pair + 1, of_positions)
 
 
+@checked(
+    features="floating B C H W",
+    centers="sum B L C",
+    positions="sum B L 2",
+    mass="sum B L?",
+    mask="bool B H W?",
+    coefficients="sum 2?",
+    cell=1,
+)
 def soft_assign(
     features: Tensor,
     centers: Tensor,
@@ -137,7 +147,7 @@ def soft_assign(
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """Assignment [B,9,H,W] in the dtype of the features, and labels [B,H,W]."""
-    job = Job(features, mask, coefficients, cell, compactness, temperature)
+    job = Job(features, mask, coefficients, cell, compactness, temperature, centers)
     batch, _, height, width = features.shape
     assignment = features.new_empty(batch, 9, height, width)
     labels = features.new_empty(batch, height, width, dtype=torch.int32)
@@ -154,6 +164,16 @@ def soft_assign(
     return assignment, labels
 
 
+@checked(
+    features="floating B C H W",
+    centers="sum B L C",
+    positions="sum B L 2",
+    mass="sum B L?",
+    mask="bool B H W?",
+    coefficients="sum 2?",
+    grad_assignment="same B 9 H W",
+    cell=1,
+)
 def soft_assign_backward(
     grad_assignment: Tensor,
     features: Tensor,
@@ -167,7 +187,7 @@ def soft_assign_backward(
     temperature: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of features, centres, positions and (compactness, temperature)."""
-    job = Job(features, mask, coefficients, cell, compactness, temperature)
+    job = Job(features, mask, coefficients, cell, compactness, temperature, centers)
     grad_features = empty_image_like(features, features.dtype)
     grad_centers, grad_positions = job.empty(*centers.shape), job.empty(*positions.shape)
     sums, pairs = job.sums(job.channels + 3), job.empty(job.programs, 2)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._checked import checked
 from ._language import jit, tl
 from ._launch import launch
 from ._math import divide
@@ -179,6 +180,7 @@ def _labels_kernel(
     tl.store(labels + place_of(here, height, width), label, mask=here.there)
 
 
+@checked(features="floating B C H W", mask="bool B H W?", coefficients="sum 2?", cell=1, iterations=0)
 def soft_cluster(
     features: Tensor,
     mask: Tensor | None,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from .._layout import empty_image_like
+from ._checked import checked, require
+from ._lanes import lanes
 from ._language import cdiv, jit, next_power_of_2, tl
 from ._launch import launch
 from ._math import divide
@@ -58,8 +60,7 @@ def _pulls_kernel(
     LANES: tl.constexpr,
 ):
     """The pulls of LANES centres: 0 where an update found no mass. Reads 3 (C + 2) numbers per centre."""
-    at = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
-    exists = at < cells
+    at, exists = lanes(cells, LANES)
     after = tl.load(mass + at, mask=exists, other=0)
     scale = tl.where(after > 0, divide(tl.full([LANES], 1, after.dtype), tl.where(after > 0, after, 1)), 0)
     moved = tl.zeros([LANES], after.dtype)
@@ -221,6 +222,18 @@ def _means_backward_kernel(
         c += 1
 
 
+@checked(
+    features="floating B C H W",
+    mask="bool B H W?",
+    coefficients="sum 2?",
+    grad_centers="sum B L C",
+    grad_positions="sum B L 2",
+    grad_mass="sum B L",
+    centers="sum I+1 B L C",
+    positions="sum I+1 B L 2",
+    mass="sum I+1 B L",
+    cell=1,
+)
 def soft_cluster_backward(
     grad_centers: Tensor,
     grad_positions: Tensor,
@@ -237,7 +250,8 @@ def soft_cluster_backward(
     last_only: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of features and (compactness, temperature), through all iterations or the last one only."""
-    job = Job(features, mask, coefficients, cell, compactness, temperature)
+    require(len(centers) > 0, "centers [I+1,B,L,C]: expected at least one state")
+    job = Job(features, mask, coefficients, cell, compactness, temperature, grad_mass)
     out = empty_image_like(features, features.dtype)
     so_far = out if out.dtype == job.dtype else empty_image_like(features, job.dtype)
     centers, positions, mass = centers.contiguous(), positions.contiguous(), mass.contiguous()

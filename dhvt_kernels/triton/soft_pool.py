@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from .._layout import empty_image_like
+from ._checked import checked
 from ._language import jit, tl
 from ._launch import launch
 from ._soft import (
@@ -181,6 +182,16 @@ def _pool_backward_kernel(
     tl.store(pair + 1, of_positions)
 
 
+@checked(
+    features="floating B C H W",
+    centers="sum B L C",
+    positions="sum B L 2",
+    mass="sum B L",
+    mask="bool B H W?",
+    coefficients="sum 2?",
+    values="same B D H W",
+    cell=1,
+)
 def soft_pool(
     features: Tensor,
     values: Tensor,
@@ -194,7 +205,7 @@ def soft_pool(
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """Sums [B,L,Cv] and masses [B,L] of values weighted by the assignment at the given centres."""
-    job = Job(features, mask, coefficients, cell, compactness, temperature)
+    job = Job(features, mask, coefficients, cell, compactness, temperature, centers)
     channels = values.shape[1]
     out, out_mass, sums = job.empty(*mass.shape, channels), job.empty(*mass.shape), job.sums(channels + 1)
     launch(
@@ -214,6 +225,18 @@ def soft_pool(
     return out, out_mass
 
 
+@checked(
+    features="floating B C H W",
+    centers="sum B L C",
+    positions="sum B L 2",
+    mass="sum B L",
+    mask="bool B H W?",
+    coefficients="sum 2?",
+    values="same B D H W",
+    grad_sums="sum B L D",
+    grad_mass="sum B L",
+    cell=1,
+)
 def soft_pool_backward(
     grad_sums: Tensor,
     grad_mass: Tensor,
@@ -229,7 +252,7 @@ def soft_pool_backward(
     temperature: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of features, values, centres, positions and (compactness, temperature)."""
-    job = Job(features, mask, coefficients, cell, compactness, temperature)
+    job = Job(features, mask, coefficients, cell, compactness, temperature, centers)
     grad_features, grad_values = (empty_image_like(image, image.dtype) for image in (features, values))
     grad_centers, grad_positions = job.empty(*centers.shape), job.empty(*positions.shape)
     sums, pairs = job.sums(job.channels + 3), job.empty(job.programs, 2)

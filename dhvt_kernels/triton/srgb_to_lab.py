@@ -5,6 +5,8 @@ from torch import Tensor
 
 from .._checks import accumulation_dtype
 from .._layout import empty_image_like
+from ._checked import checked
+from ._lanes import lanes
 from ._language import cdiv, jit, tl, triton_dtype
 from ._launch import launch
 from ._math import wide
@@ -54,15 +56,15 @@ def _mixed(r, g, b, row: tl.constexpr):
 @jit
 def _pixels(height, width, pixels, BLOCK: tl.constexpr):
     """Image, row and column of this program's pixels, and which of them exist."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    return index // width // height, index // width % height, index % width, index < pixels
+    index, here = lanes(pixels, BLOCK)
+    return index // width // height, index // width % height, index % width, here
 
 
 @jit
 def _load_srgb(images, stride, ACC: tl.constexpr, BYTES: tl.constexpr, here):
     r = tl.load(images, mask=here, other=0).to(ACC)
     g = tl.load(images + stride, mask=here, other=0).to(ACC)
-    b = tl.load(images + 2 * stride, mask=here, other=0).to(ACC)
+    b = tl.load(images + 2 * wide(stride), mask=here, other=0).to(ACC)
     if BYTES:
         r, g, b = r / 255, g / 255, b / 255
     return r, g, b
@@ -136,7 +138,7 @@ def _lab_backward_kernel(
     source = grad + image * grad_image_stride + y * grad_row_stride + x * grad_column_stride
     of_l = tl.load(source, mask=here, other=0)
     of_a = tl.load(source + grad_channel_stride, mask=here, other=0)
-    of_b = tl.load(source + 2 * grad_channel_stride, mask=here, other=0)
+    of_b = tl.load(source + 2 * wide(grad_channel_stride), mask=here, other=0)
     of_x = 500 * of_a * slope_x
     of_y = (116 * of_l - 500 * of_a + 200 * of_b) * slope_y
     of_z = -200 * of_b * slope_z
@@ -146,9 +148,10 @@ def _lab_backward_kernel(
     of_b = (MIX[0][2] * of_x + MIX[1][2] * of_y + MIX[2][2] * of_z) * slope_b
     tl.store(target, of_r, mask=here)
     tl.store(target + out_channel_stride, of_g, mask=here)
-    tl.store(target + 2 * out_channel_stride, of_b, mask=here)
+    tl.store(target + 2 * wide(out_channel_stride), of_b, mask=here)
 
 
+@checked(images="pixels B 3 H W")
 def srgb_to_lab(images: Tensor) -> Tensor:
     """[B,3,H,W] in [0, 1], or uint8, to L, a, b in the accumulation dtype."""
     batch, channels, height, width = images.shape
@@ -172,6 +175,7 @@ def srgb_to_lab(images: Tensor) -> Tensor:
     return lab
 
 
+@checked(images="floating B 3 H W", grad="sum B 3 H W")
 def srgb_to_lab_backward(grad: Tensor, images: Tensor) -> Tensor:
     """Gradient to the images, in their dtype and memory format."""
     batch, _, height, width = images.shape

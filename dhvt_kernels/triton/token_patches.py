@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from .._checks import accumulation_dtype
+from ._checked import checked, require
 from ._language import cdiv, jit, next_power_of_2, tl, triton_dtype
 from ._launch import launch
 from ._math import divide, wide
@@ -124,6 +125,7 @@ def _patches_kernel(
         first += CHANNELS
 
 
+@checked(image="floating B C H W", labels="int32 B H W", boxes="int32 B K 4", size=1)
 def token_patches(image: Tensor, labels: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """patches[b,k,c] = the box (ymin, xmin, ymax, xmax) resampled; masks[b,k,0] = the same of labels == k."""
     batch, channels, height, width = image.shape
@@ -255,9 +257,11 @@ def _collect_kernel(
     tl.store(out + ((image * channels + c) * height + y[None, :, :]) * width + x[None, :, :], total, mask=wanted)
 
 
+@checked(boxes="int32 B K 4", grad_patches="floating B K C P P", height=0, width=0)
 def token_patches_backward(grad_patches: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """The transpose of token_patches in the image: every sample's gradient goes to its four pixels."""
     batch, num_segments, channels, size, _ = grad_patches.shape
+    require(size > 0, "grad_patches [B,K,C,P,P]: expected patches of at least one sample")
     out = grad_patches.new_empty(batch, channels, height, width)
     at_once = min(next_power_of_2(max(channels, 1)), 4)
     columns = min(next_power_of_2(max(width, 1)), 32)

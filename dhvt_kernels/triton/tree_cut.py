@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..ops.tree_cut import SELECTIONS
+from ._checked import checked, require
 from ._cut_costs import cost_at, greedy_costs, optimal_costs
 from ._cut_search import search_strengths
 from ._forest import children_at, column, finite_terms, forest_of, is_finite, node_at, parent_at, sum_children
@@ -87,6 +89,13 @@ def _cut_kernel(
         level += 1
 
 
+@checked(
+    parent="int32 B V",
+    likelihood="accumulated B V",
+    penalty="same B V",
+    round="int32 B V",
+    select=SELECTIONS,
+)
 def tree_cut(
     likelihood: Tensor,
     penalty: Tensor,
@@ -100,6 +109,9 @@ def tree_cut(
     selection_temperature: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Segment of each leaf, node of each segment, their number, the strength used, relaxed probability of each node."""
+    require(
+        0 <= strength <= torch.finfo(torch.float32).max, f"strength: expected a float32 number >= 0; found {strength}"
+    )
     batch, nodes = parent.shape
     leaves = (nodes + 1) // 2
     greedy = select == "greedy"
@@ -235,6 +247,14 @@ def _backward_kernel(
         level += 1
 
 
+@checked(
+    parent="int32 B V",
+    grad_probability="same B V",
+    likelihood="accumulated B V",
+    penalty="same B V",
+    round="int32 B V",
+    strength="float32 B",
+)
 def tree_cut_backward(
     grad_probability: Tensor,
     likelihood: Tensor,
