@@ -338,11 +338,11 @@ class Hider {
     painted_[segment] = 1;
     cover_.paint(segment);
   }
-  // At the bottom not where nothing opaque is on the other side: there the background would show at the edge of what
-  // covers it.
+  // Not where there is no segment on the other side, nor at the bottom where that is not opaque: there the background
+  // would show at the edge of what covers it.
   bool hidden(int32_t dart, int32_t segment, bool bottom) const {
     const int32_t other = map_.side[dart ^ 1];
-    return (!bottom || (other >= 0 && opaque_[other])) && (map_.side[dart] != segment || painted(other));
+    return other >= 0 && (opaque_[other] || !bottom) && (map_.side[dart] != segment || painted_[other]);
   }
 
   // Draws darts of the region of a segment, all of them hidden.
@@ -352,7 +352,7 @@ class Hider {
     bool near = true;
     for (size_t k = 0; k < count; ++k) {
       const int32_t d = darts[k];
-      const int side = map_.side[d] == segment ? -1 : painted(map_.side[d ^ 1]) ? 0 : 1;
+      const int side = map_.side[d] == segment ? -1 : painted_[map_.side[d ^ 1]] ? 0 : 1;
       for (int64_t i = 0; i < writer_.pieces(d); ++i) {
         int64_t at = flat_at_[writer_.knot(d, i)];
         const int64_t end = flat_at_[writer_.knot(d, i + 1)], step = at < end ? 1 : -1;
@@ -377,7 +377,6 @@ class Hider {
     size_t end;  // in the run
   };
 
-  bool painted(int32_t segment) const { return segment >= 0 && painted_[segment]; }
   bool inside(Point p) const {
     return -1 <= p.x && p.x <= cover_.width() + 1 && -1 <= p.y && p.y <= cover_.height() + 1;
   }

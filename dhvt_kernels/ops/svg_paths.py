@@ -68,7 +68,8 @@ def svg_paths(
     an opaque segment or beside one that is painted later, runs on another way of few corners beneath it, where there is
     one: straight, or 1.5 or 8 pixels beside it. All pixel centres that change are covered, and those within
     a pixel of the way (half a pixel at 1.5), but for the 2.5 pixels at its ends. Boundaries beside no segment stay,
-    and so do runs shorter than 10 pixels, of which too little would have to be covered.
+    so do those of the lowest region beside segments that are not opaque, and so do runs shorter than 10 pixels, of
+    which too little would have to be covered.
 
     Args:
         points: float64 `[P,2]` on the CPU, `y` before `x`: those of the arcs, as lines (`arcs.points.double()`, or of

@@ -180,10 +180,10 @@ class _Hider:
         self.cover.paint(segment)
 
     def hidden(self, dart: int, segment: int, bottom: bool) -> bool:
-        """At the bottom not where nothing opaque is on the other side: there the background would show at the edge of
-        what covers it."""
+        """Not where there is no segment on the other side, nor at the bottom where that is not opaque: there the
+        background would show at the edge of what covers it."""
         other = self.side[dart ^ 1]
-        if bottom and not (other >= 0 and self.opaque[other]):
+        if other < 0 or (bottom and not self.opaque[other]):
             return False
         return self.side[dart] != segment or other in self.painted
 
