@@ -73,7 +73,7 @@ def vector_hierarchy(image: Tensor, *, max_leaves: int = 16384) -> Hierarchy:
     with torch.no_grad():
         values = image[None].float() if image.dtype == torch.uint8 else image[None].float() * 255
         if image.shape[0] == 4:  # what is transparent has no colour
-            values = torch.cat([values[:, :3] * values[:, 3:] / 255, values[:, 3:]], 1)
+            values[:, :3].mul_(values[:, 3:]).div_(255)
         values *= _SCALE
         tokenizer = Tokenizer(nn.Identity(), leaves="pixels", distance="ward", **_SQUARED_ERROR)
         strips, leaves = [], 0
